@@ -1,0 +1,1 @@
+"""From Parquet to checked, bucketed, time-ordered histories and a catalogue."""

@@ -1,0 +1,239 @@
+"""Stage 1, prepare: from Parquet of events and items to checked, bucketed, time-ordered histories.
+
+In: `data.events`, `data.items`, `data.users`. Out: a folder prepared/<digest>/ of the store, which
+ends with summary.json; a later run on the same input and settings finds it and reuses it.
+
+    summary = prepare(config, Store(config.storage.root, config.storage.options))
+
+Timestamps are kept in whole microseconds. The wall clock that decides what lies in the future is
+that of the first run on an input.
+"""
+
+import datetime as dt
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+
+from crossrec.config import Config
+from crossrec.data import tasks
+from crossrec.data.events import EVENT_COLUMNS, TimeLimits
+from crossrec.data.histories import FORMAT, SUMMARY
+from crossrec.data.inputs import (
+    CHUNK_ROWS,
+    Footer,
+    Input,
+    check_column,
+    list_input,
+    plan_chunks,
+    read_footers,
+)
+from crossrec.data.items import CATEGORY, check_item_columns, has_category, wanted_columns
+from crossrec.data.rejects import Origins, bad_share, check_share
+from crossrec.data.summary import EPOCH, reasons_of, summarise
+from crossrec.errors import ConfigError, InputError, explain
+from crossrec.runlog import log, stage
+from crossrec.schema import US_PER_DAY, USER_ID
+from crossrec.storage import Store
+
+ROWS_PER_BUCKET = 1_000_000
+MIN_BUCKETS, MAX_BUCKETS = 32, 100_000
+
+
+def prepare(config: Config, store: Store) -> dict[str, Any]:
+    """Run the stage on an initialised Ray and return its summary.
+
+    Raises:
+        InputError: the input cannot be used, or too much of it was rejected; the rejected rows lie
+            in runs/<run_id>/rejects/.
+        StorageError: the input or the store cannot be reached.
+    """
+    with stage("prepare") as facts:
+        inputs = _list_inputs(config)
+        digest = input_digest(config, inputs)
+        folder = f"prepared/{digest}"
+        if store.exists(f"{folder}/{SUMMARY}"):
+            log.info("prepare: the input is that of %s", store.uri(folder))
+            summary = store.read_json(f"{folder}/{SUMMARY}")
+            _copy_rejects(store, folder, config.run_id)
+            _check_shares(config, store, summary)
+        else:
+            summary = _prepare(config, store, inputs, digest)
+        rows = sum(entry["rows"] for entry in summary["inputs"])
+        counts = ("users", "events", "items", "buckets")
+        facts |= {"rows": rows, **{name: summary[name] for name in counts}}
+        facts["rejected"] = sum(sum(table.values()) for table in summary["rejects"].values())
+        facts["folder"] = store.uri(folder)
+    result = {"prepared": folder, "seconds": facts["seconds"], **summary}
+    store.write_json(f"runs/{config.run_id}/prepare.json", result)
+    return result
+
+
+def _list_inputs(config: Config) -> dict[str, Input]:
+    paths = {name: getattr(config.data, name) for name in ("events", "items", "users")}
+    for name in ("events", "items"):
+        if paths[name] is None:
+            mend = f"give data.{name}=..."
+            raise ConfigError(explain(f"data.{name}", "a file or folder", "none", mend))
+    options = config.storage.options
+    return {name: list_input(name, path, options) for name, path in paths.items() if path}
+
+
+def input_digest(config: Config, inputs: Mapping[str, Input]) -> str:
+    """Return 16 hex digits that change with the input's files and the settings that matter here."""
+    files = {
+        name: [[file.uri, file.bytes, file.version] for file in source.files]
+        for name, source in inputs.items()
+    }
+    as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
+    settings = [FORMAT, config.data.text_columns, as_of, config.data.buckets]
+    text = json.dumps([files, settings], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_microseconds(moment: dt.datetime) -> int:
+    """Return microseconds since 1970 UTC; a naive moment is UTC.
+
+    >>> to_microseconds(dt.datetime(1970, 1, 2))
+    86400000000
+    """
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return (moment - EPOCH) // dt.timedelta(microseconds=1)
+
+
+def _prepare(
+    config: Config, store: Store, inputs: Mapping[str, Input], digest: str
+) -> dict[str, Any]:
+    folder = f"prepared/{digest}"
+    footers = {
+        "events": read_footers(inputs["events"], list(EVENT_COLUMNS)),
+        "items": read_footers(inputs["items"], wanted_columns(config.data.text_columns)),
+    }
+    if "users" in inputs:
+        footers["users"] = read_footers(inputs["users"], [USER_ID])
+    text_columns = _check_columns(config, inputs, footers)
+    store.delete(f"{folder}/rejects")
+    now = to_microseconds(dt.datetime.now(dt.UTC))
+    as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
+    job = tasks.Job(
+        store,
+        folder,
+        config.data.buckets or count_buckets(sum(footer.rows for footer in footers["events"])),
+        inputs,
+        {name: Origins.of(source, footers[name]) for name, source in inputs.items()},
+        TimeLimits(now + US_PER_DAY, as_of),
+    )
+    shared = ray.put(job)
+    index, items = _write_catalogue(shared, footers["items"], text_columns)
+    _stop_where_useless(config, job, "items", items.reasons, int(items.starts[-1]))
+    chunks = _split(shared, index, footers)
+    accepted = sum(chunk.accepted for chunk in chunks)
+    _stop_where_useless(config, job, "events", reasons_of("events", chunks), accepted)
+    pieces = sorted(piece for chunk in chunks for piece in chunk.pieces)
+    found = _group(shared, index, pieces, job.buckets, accepted)
+    summary = {"digest": digest, **summarise(job, footers, items, chunks, found)}
+    store.write_json(f"{folder}/{SUMMARY}", summary)
+    store.delete(f"{folder}/pieces")
+    _copy_rejects(store, folder, config.run_id)
+    return summary
+
+
+def count_buckets(rows: int) -> int:
+    """Return how many buckets that many events get where the config does not say.
+
+    >>> count_buckets(5_000_000), count_buckets(50_000_001)
+    (32, 51)
+    """
+    return min(max(MIN_BUCKETS, math.ceil(rows / ROWS_PER_BUCKET)), MAX_BUCKETS)
+
+
+def _check_columns(
+    config: Config, inputs: Mapping[str, Input], footers: Mapping[str, Sequence[Footer]]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Check all columns; return those of items to read, and those that make up the text."""
+    for name, kind in EVENT_COLUMNS.items():
+        check_column(inputs["events"], footers["events"], name, kind)
+    if "users" in inputs:
+        check_column(inputs["users"], footers["users"], USER_ID, "string")
+    texts = check_item_columns(inputs["items"], footers["items"], config.data.text_columns)
+    columns = wanted_columns(texts)
+    if not has_category(footers["items"]):
+        columns.remove(CATEGORY)
+    return columns, texts
+
+
+def _write_catalogue(
+    job: Any, footers: Sequence[Footer], columns: tuple[list[str], tuple[str, ...]]
+) -> tuple[Any, tasks.CatalogueCounts]:
+    """Return a reference to the items' index, which the driver never holds, and the counts."""
+    chunk = tuple(itertools.chain(*plan_chunks(footers, CHUNK_ROWS)))
+    write = ray.remote(num_cpus=1, num_returns=2)(tasks.write_catalogue)
+    references: Any = write.remote(job, chunk, *columns)
+    with tasks.plain_errors():
+        return references[0], ray.get(references[1])
+
+
+def _split(
+    job: Any, index: Any, footers: Mapping[str, Sequence[Footer]]
+) -> list[tasks.ChunkCounts]:
+    calls = [
+        (job, index, name, number, chunk)
+        for name in ("events", "users")
+        for number, chunk in enumerate(plan_chunks(footers.get(name, ()), CHUNK_ROWS))
+    ]
+    return list(tasks.run_tasks(tasks.split_chunk, calls, "chunks"))
+
+
+def _group(
+    job: Any, index: Any, pieces: list[str], buckets: int, events: int
+) -> list[tasks.BucketCounts]:
+    # Few small buckets a task save requests; an eighth of all at most leaves work for other CPUs.
+    size = max(1, min(buckets * CHUNK_ROWS // events, buckets // 8))
+    shared = ray.put(pieces)
+    calls = [
+        (job, index, shared, range(first, min(first + size, buckets)))
+        for first in range(0, buckets, size)
+    ]
+    return list(itertools.chain(*tasks.run_tasks(tasks.group_buckets, calls, "groups of buckets")))
+
+
+def _stop_where_useless(
+    config: Config, job: tasks.Job, table: str, reasons: Mapping[str, int], accepted: int
+) -> None:
+    rows = int(job.origins[table].starts[-1])
+    limit = config.data.max_reject_share
+    if accepted and bad_share(reasons, rows) <= limit:
+        return
+    _copy_rejects(job.store, job.folder, config.run_id)
+    kept = job.store.uri(_rejects_of(config.run_id))
+    check_share(table, reasons, rows, limit, kept)
+    found = f"none among {rows:,} rows"
+    if table == "events" and job.limits.as_of_us is not None:
+        found += " up to data.as_of"
+    expected = f"at least one accepted row of {table}"
+    mend = f"see {kept} and check data.{table}"
+    raise InputError(explain(f"data.{table}={getattr(config.data, table)}", expected, found, mend))
+
+
+def _check_shares(config: Config, store: Store, summary: Mapping[str, Any]) -> None:
+    kept = store.uri(_rejects_of(config.run_id))
+    for table in ("items", "events"):
+        rows = sum(entry["rows"] for entry in summary["inputs"] if entry["table"] == table)
+        limit = config.data.max_reject_share
+        check_share(table, summary["rejects"][table], rows, limit, kept)
+
+
+def _rejects_of(run_id: str) -> str:
+    return f"runs/{run_id}/rejects"
+
+
+def _copy_rejects(store: Store, folder: str, run_id: str) -> None:
+    store.delete(_rejects_of(run_id))
+    for name in store.list(f"{folder}/rejects"):
+        data = store.read_bytes(f"{folder}/rejects/{name}")
+        store.write_bytes(f"{_rejects_of(run_id)}/{name}", data)

@@ -1,0 +1,183 @@
+"""What was known at a moment: histories cut in time, targets, and the state of items on a day.
+
+Training, validation, hold-out and the night itself all cut time here, so that they cannot drift apart. Time is cut by
+whole days: on day d everything before d is known, and nothing of d.
+
+    histories = flatten(read_histories(store, prepared, bucket))
+    known = before(histories, day)
+    truth = new_events(histories, day, day + 14)
+    popularity = load_activity(store, prepared).decayed(day, half_life_days=4.0)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from crossrec.data.histories import Prepared, activity_path
+from crossrec.schema import ACTIVITY, US_PER_DAY, USER_ID
+from crossrec.storage import Store
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Histories laid end to end: user u has events offsets[u]:offsets[u + 1], oldest first.
+
+    user_ids: (U,) Arrow strings. offsets: (U + 1,) int64. rows: (E,) int32 catalogue rows. days: (E,) int32.
+    """
+
+    user_ids: pa.Array
+    offsets: Array
+    rows: Array
+    days: Array
+
+    @property
+    def lengths(self) -> Array:
+        """Events of each user, (U,) int64."""
+        return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> Array:
+        """The user of each event, (E,) int64."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
+
+def flatten(table: pa.Table) -> Histories:
+    """Turn a table of schema.HISTORIES into arrays."""
+    table = table.combine_chunks()
+    rows, timestamps = (_one_chunk(table, name) for name in ("rows", "timestamps"))
+    offsets = rows.offsets.to_numpy().astype(np.int64)
+    return Histories(
+        _one_chunk(table, USER_ID),
+        offsets - offsets[0],
+        rows.flatten().to_numpy().astype(np.int32),
+        (timestamps.flatten().to_numpy() // US_PER_DAY).astype(np.int32),
+    )
+
+
+def _one_chunk(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+
+def select_events(histories: Histories, keep: Array) -> Histories:
+    """Keep the events where `keep` (E,) is true; users stay, even those left without events."""
+    kept_before = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
+    return Histories(
+        histories.user_ids, kept_before[histories.offsets], histories.rows[keep], histories.days[keep]
+    )
+
+
+def select_users(histories: Histories, keep: Array) -> Histories:
+    """Keep the users where `keep` (U,) is true."""
+    events = np.repeat(keep, histories.lengths)
+    offsets = np.concatenate([[0], np.cumsum(histories.lengths[keep], dtype=np.int64)])
+    return Histories(histories.user_ids.filter(pa.array(keep)), offsets, histories.rows[events], histories.days[events])
+
+
+def before(histories: Histories, day: int) -> Histories:
+    """Return what was known on `day`: the events of earlier days."""
+    return select_events(histories, histories.days < day)
+
+
+def new_events(histories: Histories, start: int, stop: int) -> tuple[Array, Array]:
+    """Return what known users did for the first time in days start..stop-1.
+
+    An event counts once per (user, item), not if the user had the item before `start`, and not if the user had no
+    event at all before `start`.
+
+    Returns:
+        Users (N,) int64 and catalogue rows (N,) int32, sorted by user, then row.
+    """
+    owners = histories.owners
+    known = np.diff(before(histories, start).offsets) > 0
+    items = int(histories.rows.max(initial=0)) + 1
+    keys = owners * items + histories.rows
+    future = (histories.days >= start) & (histories.days < stop) & known[owners]
+    found = np.setdiff1d(keys[future], keys[histories.days < start])
+    return found // items, (found % items).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class PaddedHistories:
+    """The newest events of each user as a matrix, oldest first; column 0 stands for "no event yet".
+
+    rows: (B, L) int64, -1 where there is no event. days: (B, L) int32, repeating the last day in the padding.
+    lengths: (B,) int64, events in the row: the column of a user's newest event.
+    """
+
+    rows: Array
+    days: Array
+    lengths: Array
+
+
+def pad(histories: Histories, max_history: int) -> PaddedHistories:
+    """Lay the newest `max_history` events of each user into a matrix of 1 + the longest kept length columns."""
+    kept = np.minimum(histories.lengths, max_history)
+    length = int(kept.max(initial=0))
+    column = np.arange(length)
+    valid = column < kept[:, None]
+    index = np.where(valid, (histories.offsets[1:] - kept)[:, None] + column, 0)
+    rows = np.full((len(kept), length + 1), -1, np.int64)
+    days = np.zeros((len(kept), length + 1), np.int32)
+    if len(histories.rows):
+        rows[:, 1:] = np.where(valid, histories.rows[index], -1)
+        days[:, 1:] = np.where(valid, histories.days[index], 0)
+        days[:, 0] = np.where(kept > 0, days[:, min(1, length)], 0)
+        days = np.maximum.accumulate(days, axis=1)
+    return PaddedHistories(rows, days, kept)
+
+
+def training_targets(padded: PaddedHistories, histories: Histories) -> tuple[Array, Array, Array]:
+    """Return what is to be predicted from where: each event, from the newest position of an earlier day.
+
+    Within a day the order says nothing and the night never sees part of a day, so an event of day d is predicted from
+    what was known before d. Events whose source was cut off by `max_history` are left out.
+
+    Returns:
+        (N,) int64 each: batch row, source column, target column; sorted by batch row, then target column.
+    """
+    length = padded.rows.shape[1]
+    columns = np.arange(length)
+    new_day = np.ones(padded.rows.shape, bool)
+    new_day[:, 2:] = padded.days[:, 2:] != padded.days[:, 1:-1]
+    source = np.maximum.accumulate(np.where(new_day, columns, 0), axis=1) - 1
+    is_cut = padded.lengths < histories.lengths
+    wanted = (padded.rows >= 0) & ((source > 0) | ~is_cut[:, None])
+    users, targets = np.nonzero(wanted)
+    return users, source[users, targets], targets
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Events of each item by day, sorted by (row, day): (N,) int32 each; `items` is the catalogue's size."""
+
+    rows: Array
+    days: Array
+    events: Array
+    items: int
+
+    def decayed(self, day: int, half_life_days: float) -> Array:
+        """Return each item's popularity on a day, (items,) float32: events before it, halved every half-life."""
+        known = self.days < day
+        weights = np.exp2((self.days[known] - day + 1) / half_life_days) * self.events[known]
+        return np.bincount(self.rows[known], weights, self.items).astype(np.float32)
+
+    def counts(self, start: int, stop: int) -> Array:
+        """Return each item's events in days start..stop-1, (items,) int64."""
+        known = (self.days >= start) & (self.days < stop)
+        return np.bincount(self.rows[known], self.events[known], self.items).astype(np.int64)
+
+
+def load_activity(store: Store, prepared: Prepared) -> Activity:
+    """Add up the activity of all buckets; memory grows with (item, day) pairs, not with users."""
+    paths = (activity_path(prepared.folder, bucket) for bucket in range(prepared.buckets))
+    total = pl.DataFrame(pl.from_arrow(ACTIVITY.empty_table()))
+    for path in paths:
+        part = pl.DataFrame(pl.from_arrow(store.read_parquet(path)))
+        total = pl.concat([total, part]).group_by("row", "day").agg(pl.col("events").sum())
+    total = total.sort("row", "day")
+    return Activity(*(total[name].to_numpy() for name in ("row", "day", "events")), prepared.items)

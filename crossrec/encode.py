@@ -1,0 +1,149 @@
+"""Item texts to vectors, on Ray, each text once: vectors are cached by a hash of the text and of the weights.
+
+In: the prepared catalogue and a backbone. Out, in the store:
+
+    cache/vectors/<weights digest>/part-<digest>.parquet       text_hash, vector; a night adds what is new
+    prepared/<digest>/vectors/<weights digest>/domain=<d>.npy  (items, width) float32, rows as in the catalogue
+
+    folder = encode_catalogue(store, prepared, BackboneSource(store, config.model))
+    vectors = read_vectors(store, folder, "shop")
+"""
+
+import hashlib
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy
+
+from crossrec.config import ModelConfig
+from crossrec.data.histories import Prepared, read_catalogue
+from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
+from crossrec.model.checkpoint import load_model_backbone, locate_weights
+from crossrec.runlog import log
+from crossrec.schema import domain_folder
+from crossrec.storage import Store
+
+TEXTS_A_PART = 2_048
+"""Texts a unit of work and cache file: about 10 s of MiniLM on a core, 3 MB."""
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """Where every worker finds the backbone: in a model folder of the store, or by `model.backbone`."""
+
+    store: Store
+    settings: ModelConfig
+    model_folder: str | None = None
+
+    def load(self) -> TextBackbone:
+        """Return the backbone, on the CPU."""
+        if self.model_folder:
+            return load_model_backbone(self.store, self.model_folder, self.settings)
+        with tempfile.TemporaryDirectory() as scratch:
+            source = locate_weights(self.settings.backbone, dict(self.store.options), Path(scratch))
+            return load_backbone(source, self.settings.text_tokens, self.settings.trust_remote_code)
+
+
+class EncodeTexts:
+    """Ray Data actor: encodes a batch of texts and stores it as one cache file."""
+
+    def __init__(self, source: BackboneSource, folder: str) -> None:
+        self.store = source.store
+        self.folder = folder
+        self.backbone = source.load().to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return a table of one row, the number of texts; the vectors go to the store."""
+        vectors = encode_texts(self.backbone, batch["text"].to_pylist())
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        table = pa.table({"text_hash": batch["text_hash"], "vector": column})
+        name = hashlib.sha256("".join(table["text_hash"].to_pylist()).encode()).hexdigest()[:16]
+        self.store.write_parquet(f"{self.folder}/part-{name}.parquet", table)
+        return pa.table({"texts": [batch.num_rows]})
+
+
+def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -> str:
+    """Encode what is not cached, assemble a matrix a domain, and return the folder of the matrices."""
+    backbone = source.load()
+    digest = weights_digest(backbone)[:16]
+    folder = f"{prepared.folder}/vectors/{digest}"
+    missing = [domain.name for domain in prepared.domains if not store.exists(_matrix_path(folder, domain.name))]
+    if not missing:
+        return folder
+    cache = f"cache/vectors/{digest}"
+    texts = {name: _hashed_texts(store, prepared, name) for name in missing}
+    wanted = pl.concat(list(texts.values())).drop_nulls("text_hash").unique("text_hash", maintain_order=True)
+    new = wanted.join(_cached_hashes(store, cache), on="text_hash", how="anti")
+    if len(new):
+        _encode(new, source, cache)
+    log.info("encode: %s of %s texts are new", f"{len(new):,}", f"{len(wanted):,}")
+    for name, hashed in texts.items():
+        matrix = _assemble(store, cache, hashed, backbone.width)
+        sink = io.BytesIO()
+        np.save(sink, matrix)
+        store.write_bytes(_matrix_path(folder, name), sink.getvalue())
+    return folder
+
+
+def read_vectors(store: Store, folder: str, domain: str) -> np.ndarray:
+    """Return a domain's text vectors, (items, width) float32, in catalogue order; zero where there is no text."""
+    matrix: np.ndarray = np.load(io.BytesIO(store.read_bytes(_matrix_path(folder, domain))), allow_pickle=False)
+    return matrix
+
+
+def _matrix_path(folder: str, domain: str) -> str:
+    return f"{folder}/{domain_folder(domain)}.npy"
+
+
+def _hashed_texts(store: Store, prepared: Prepared, domain: str) -> pl.DataFrame:
+    """Return the text of each item and its hash; null where there is no text."""
+    texts = read_catalogue(store, prepared, domain)["text"].to_pylist()
+    hashes = [hashlib.sha256(text.encode()).hexdigest()[:32] if text else None for text in texts]
+    return pl.DataFrame({"text_hash": hashes, "text": texts}, schema={"text_hash": pl.String, "text": pl.String})
+
+
+def _cached_hashes(store: Store, cache: str) -> pl.DataFrame:
+    parts = [store.read_parquet(f"{cache}/{name}", ["text_hash"]) for name in store.list(cache)]
+    if not parts:
+        return pl.DataFrame(schema={"text_hash": pl.String})
+    return pl.DataFrame(pl.from_arrow(pa.concat_tables(parts)))
+
+
+def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    actors = max(1, gpus or min(int(ray.cluster_resources()["CPU"]) // 2, -(-len(new) // TEXTS_A_PART)))
+    parts = [new.slice(start, TEXTS_A_PART).to_arrow() for start in range(0, len(new), TEXTS_A_PART)]
+    encoded = ray.data.from_arrow(parts).map_batches(
+        EncodeTexts,
+        batch_size=TEXTS_A_PART,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=actors),
+        fn_constructor_args=(source, cache),
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+    )
+    done = 0
+    for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):
+        done += int(batch["texts"].sum())
+        log.info("encode: %s of %s new texts", f"{done:,}", f"{len(new):,}")
+
+
+def _assemble(store: Store, cache: str, hashed: pl.DataFrame, width: int) -> np.ndarray:
+    """Lay the cached vectors into catalogue order, one cache file at a time."""
+    matrix = np.zeros((len(hashed), width), np.float32)
+    places = hashed.select("text_hash").with_row_index("place").filter(pl.col("text_hash").is_not_null())
+    for name in store.list(cache):
+        part = store.read_parquet(f"{cache}/{name}")
+        vectors = part["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+        rows = pl.DataFrame(pl.from_arrow(part.select(["text_hash"]))).with_row_index("row")
+        found = places.join(rows, on="text_hash")
+        matrix[found["place"].to_numpy()] = vectors[found["row"].to_numpy()]
+    return matrix

@@ -1,0 +1,1 @@
+"""Judging written lists: metrics, baselines, report."""

@@ -1,0 +1,1 @@
+"""The recommender: text backbone, sequence encoder, objectives. Torch only, no Ray."""

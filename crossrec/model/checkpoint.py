@@ -1,0 +1,177 @@
+"""A model as a folder: safetensors, JSON, Parquet and a tokenizer; nothing in it is unpickled.
+
+    models/<model_id>/model.safetensors   the recommender
+    models/<model_id>/config.json         settings, domains, blends, what it was trained on
+    models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in training
+    models/<model_id>/backbone/           the text backbone, as transformers saves it
+
+    model = load_model(store, "models/2026-06-30-1f2e3d4c")
+"""
+
+import importlib.util
+import io
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from crossrec.config import ModelConfig
+from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.model.backbone import TextBackbone, load_backbone
+from crossrec.model.recommender import Blend, Recommender
+from crossrec.schema import DOMAIN, ITEM_ID
+from crossrec.storage import Store
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model in memory.
+
+    items: table of domain, item_id, events; row r belongs to row r of the id embedding. domains: those trained on.
+    blends: weights by domain, of the trained model (`blends`) and of the model before training (`step0`).
+    facts: what a person or program may want to know (digests, dates, metrics).
+    """
+
+    settings: ModelConfig
+    recommender: Recommender
+    items: pa.Table
+    domains: tuple[str, ...]
+    blends: dict[str, Blend]
+    step0: dict[str, Blend]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def id_rows(self, catalogue: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """Return, for each row of a catalogue, its row in the id embedding (-1: new) and its events in training."""
+        known = pl.DataFrame(pl.from_arrow(self.items)).with_row_index("id")
+        wanted = pl.DataFrame(pl.from_arrow(catalogue.select([DOMAIN, ITEM_ID])))
+        found = wanted.join(known, on=[DOMAIN, ITEM_ID], how="left", maintain_order="left")
+        return (
+            found["id"].cast(pl.Int64).fill_null(-1).to_numpy(),
+            found["events"].cast(pl.Float32).fill_null(0.0).to_numpy(),
+        )
+
+
+def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
+    """Return a local folder, or a hub id, for `model.backbone`.
+
+    Args:
+        source: local folder, fsspec URI of a folder, `pkg://package/path`, or hub id.
+        options: options of the filesystem of a URI.
+        cache: local folder into which a URI is copied.
+    Raises:
+        ConfigError: the package is not installed, or the folder does not exist.
+    """
+    if source.startswith("pkg://"):
+        package, _, path = source.removeprefix("pkg://").partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            mend = f"pip install {package.replace('_', '-')}"
+            raise ConfigError(explain(f"model.backbone {source}", f"the package {package}", "none installed", mend))
+        return _existing_folder(Path(spec.submodule_search_locations[0]) / path, source)
+    if "://" in source:
+        target = cache / "backbone"
+        copy_folder(Store(source, options), "", target)
+        return _existing_folder(target, source)
+    if source.startswith((".", "/", "~")) or Path(source).is_dir():
+        return _existing_folder(Path(source).expanduser(), source)
+    return source
+
+
+def _existing_folder(folder: Path, source: str) -> str:
+    if not (folder / "config.json").is_file():
+        found = "no config.json" if folder.is_dir() else "no such folder"
+        raise ConfigError(explain(f"model.backbone {source}", "a folder with weights", found, "check the path"))
+    return str(folder.resolve())
+
+
+def copy_folder(store: Store, folder: str, target: Path) -> None:
+    """Copy the files directly in a folder of the store to a local folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in store.list(folder):
+        path = f"{folder}/{name}" if folder else name
+        if "." in name:
+            (target / name).write_bytes(store.read_bytes(path))
+
+
+def save_model(store: Store, folder: str, model: Model, backbone: TextBackbone) -> dict[str, Any]:
+    """Write a model folder; `config.json` comes last, so that a folder with it is whole."""
+    with tempfile.TemporaryDirectory() as scratch:
+        backbone.model.save_pretrained(scratch)
+        backbone.tokenizer.save_pretrained(scratch)
+        for path in sorted(Path(scratch).iterdir()):
+            store.write_bytes(f"{folder}/backbone/{path.name}", path.read_bytes())
+    store.write_bytes(f"{folder}/model.safetensors", tensors_to_bytes(model.recommender.state_dict()))
+    store.write_parquet(f"{folder}/items.parquet", model.items)
+    config = {
+        "format": 1,
+        "settings": model.settings.model_dump(mode="json"),
+        "text_width": backbone.width,
+        "items": model.items.num_rows,
+        "domains": list(model.domains),
+        "blends": {name: asdict(blend) for name, blend in model.blends.items()},
+        "step0": {name: asdict(blend) for name, blend in model.step0.items()},
+        "facts": model.facts,
+    }
+    store.write_json(f"{folder}/config.json", config)
+    return config
+
+
+def load_model(store: Store, folder: str) -> Model:
+    """Read a model folder, without its backbone.
+
+    Raises:
+        CrossrecError: the folder holds no whole model, or tensors that do not fit its config.
+    """
+    if not store.exists(f"{folder}/config.json"):
+        mend = "fine-tune again, or name another model in score.model"
+        raise CrossrecError(explain(store.uri(folder), "a model folder", "no config.json", mend))
+    config = store.read_json(f"{folder}/config.json")
+    settings = ModelConfig.model_validate(config["settings"])
+    recommender = Recommender(settings, config["text_width"], config["items"], len(config["domains"]))
+    recommender.load_state_dict(load_tensors(store.read_bytes(f"{folder}/model.safetensors")))
+    return Model(
+        settings,
+        recommender.eval(),
+        store.read_parquet(f"{folder}/items.parquet"),
+        tuple(config["domains"]),
+        {name: Blend(**blend) for name, blend in config["blends"].items()},
+        {name: Blend(**blend) for name, blend in config["step0"].items()},
+        config["facts"],
+    )
+
+
+def load_model_backbone(store: Store, folder: str, settings: ModelConfig) -> TextBackbone:
+    """Read the backbone that a model folder carries."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy_folder(store, f"{folder}/backbone", Path(scratch))
+        return load_backbone(scratch, settings.text_tokens, settings.trust_remote_code)
+
+
+def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Return tensors as the bytes of a safetensors file."""
+    return bytes(save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    return dict(load_tensors(data))
+
+
+def optimizer_to_bytes(optimizer: torch.optim.Optimizer) -> bytes:
+    """Return an optimizer's state; read it back with `optimizer_from_bytes`, which unpickles tensors and numbers only."""
+    sink = io.BytesIO()
+    torch.save(optimizer.state_dict(), sink)
+    return sink.getvalue()
+
+
+def optimizer_from_bytes(optimizer: torch.optim.Optimizer, data: bytes) -> None:
+    """Restore what `optimizer_to_bytes` wrote."""
+    optimizer.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))

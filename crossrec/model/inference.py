@@ -1,0 +1,94 @@
+"""From histories to queries: what validation, hold-out and the night all run.
+
+    items = item_state(recommender, text_vectors, ids, counts)
+    profile_BW, queries_BDW = user_queries(recommender, items, histories, bounds, day)
+
+Tensor suffixes: B users, D domains, I items, W model width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossrec.data.replay import Histories, PaddedHistories, pad
+from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
+
+ITEMS_A_BLOCK = 65_536
+"""Items whose vectors are computed at once."""
+
+
+@dataclass(frozen=True)
+class ItemState:
+    """Both vectors of every item of the catalogue: untrained text (I, W) and learned (I, W), float32."""
+
+    texts_IW: Tensor
+    vectors_IW: Tensor
+
+
+def domain_of_rows(rows: np.ndarray, bounds: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return the index of the domain of each catalogue row; the number of domains where the row is -1."""
+    starts = np.array([start for start, _ in bounds])
+    return np.where(rows >= 0, np.searchsorted(starts, rows, side="right") - 1, len(bounds))
+
+
+def to_batch(padded: PaddedHistories, bounds: Sequence[tuple[int, int]]) -> HistoryBatch:
+    """Return padded histories as tensors."""
+    domains = domain_of_rows(padded.rows, bounds)
+    return HistoryBatch(torch.from_numpy(padded.rows), torch.from_numpy(domains), torch.from_numpy(padded.days))
+
+
+@torch.inference_mode()
+def item_state(recommender: Recommender, text_IT: Tensor, ids_I: Tensor, counts_I: Tensor) -> ItemState:
+    """Compute the vectors of all items, in blocks.
+
+    Args:
+        recommender: in evaluation mode.
+        text_IT: text vectors, zero where an item has no text.
+        ids_I: row in the id embedding, -1 for a new item.
+        counts_I: float32 events in training.
+    """
+    texts, vectors = [], []
+    for start in range(0, len(text_IT), ITEMS_A_BLOCK):
+        rows = slice(start, start + ITEMS_A_BLOCK)
+        texts.append(recommender.text_vectors(text_IT[rows]))
+        vectors.append(recommender.item_vectors(text_IT[rows], ids_I[rows], torch.log1p(counts_I[rows])))
+    return ItemState(torch.cat(texts), torch.cat(vectors))
+
+
+@torch.inference_mode()
+def user_queries(
+    recommender: Recommender,
+    items: ItemState,
+    histories: Histories,
+    bounds: Sequence[tuple[int, int]],
+    day: int,
+) -> tuple[Tensor, Tensor]:
+    """Return the untrained profile (B, W) and the learned query for every domain (B, D, W), in one pass.
+
+    Args:
+        recommender: in evaluation mode.
+        items: state of the whole catalogue, on the recommender's device.
+        histories: B users; only events before `day` may be in it.
+        bounds: (start, stop) of each domain's catalogue rows.
+        day: the day that is predicted.
+    """
+    padded = pad(histories, recommender.settings.max_history)
+    device = items.vectors_IW.device
+    batch = to_batch(padded, bounds).to(device)
+    lengths_B = torch.from_numpy(padded.lengths).to(device)
+    known_BL = batch.rows_BL >= 0
+    looked_up_BL = batch.rows_BL.clamp(min=0)
+    users_B = torch.arange(len(lengths_B), device=device)
+    history_BLW = items.vectors_IW[looked_up_BL]
+    hidden_BW = recommender.encode(history_BLW, batch)[users_B, lengths_B]
+    learned_BW = recent_mean(history_BLW, known_BL)[users_B, lengths_B]
+    profile_BW = recent_mean(items.texts_IW[looked_up_BL], known_BL)[users_B, lengths_B]
+    elapsed_B = torch.where(lengths_B > 0, day - batch.days_BL[users_B, lengths_B], 0)
+    queries = [
+        recommender.queries(hidden_BW, learned_BW, torch.full_like(users_B, domain), elapsed_B)
+        for domain in range(len(bounds))
+    ]
+    return profile_BW, torch.stack(queries, 1)

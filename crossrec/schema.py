@@ -1,0 +1,117 @@
+"""The words of crossrec, as columns, Arrow schemas and paths; used by every other module.
+
+- user: someone who acts; known by `user_id`.
+- domain: a part of the business with items of its own (shop, video, social).
+- item: something that can be recommended; its key is (domain, item_id).
+- event: one user-item action at a `timestamp` (UTC).
+- history: a user's events, oldest first, across all domains.
+- catalogue: the items. An item's *row* is its place in the catalogue sorted by (domain, item_id), so that every
+  domain is one contiguous range of rows.
+- candidate: an item of the target domain that may be shown.
+- score: float32, higher is better. rank: from 1.
+- day: whole days since 1970-01-01 UTC; all that is known of an item at a moment is known by day.
+"""
+
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+DOMAIN = "domain"
+TIMESTAMP = "timestamp"
+RATING = "rating"
+WEIGHT = "weight"
+
+US_PER_DAY = 86_400_000_000
+"""Microseconds in a day: timestamps are int64 microseconds, days are int32."""
+
+HISTORIES = pa.schema(
+    [
+        pa.field(USER_ID, pa.string(), nullable=False),
+        pa.field("rows", pa.list_(pa.int32()), nullable=False),
+        pa.field("timestamps", pa.list_(pa.int64()), nullable=False),
+    ]
+)
+"""One row a user, sorted by user_id: catalogue rows and microseconds since 1970 UTC, oldest first; ties by row."""
+
+CATALOGUE = pa.schema(
+    [
+        pa.field(DOMAIN, pa.string(), nullable=False),
+        pa.field(ITEM_ID, pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+    ]
+)
+"""One row an item, sorted by (domain, item_id); `text` joins the configured text columns, empty where all are null."""
+
+ACTIVITY = pa.schema(
+    [
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("day", pa.int32(), nullable=False),
+        pa.field("events", pa.int32(), nullable=False),
+    ]
+)
+"""Events an item had on a day, sorted by (row, day): all that popularity and age are computed from."""
+
+REJECTS = pa.schema(
+    [
+        pa.field("table", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("file_row", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field(USER_ID, pa.string()),
+        pa.field(ITEM_ID, pa.string()),
+        pa.field(DOMAIN, pa.string()),
+        pa.field(TIMESTAMP, pa.string()),
+    ]
+)
+"""One row a rejected input row: where it stood (row from 0 in its file), why it was refused, and what it said."""
+
+SCORES = pa.schema(
+    [
+        pa.field(USER_ID, pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""One row a (user, domain), sorted by user_id, best item first; the domain is the Hive partition of the path."""
+
+DEFAULTS = pa.schema(
+    [
+        pa.field(DOMAIN, pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""One row a domain: the list for users whom the input does not know."""
+
+
+def domain_folder(domain: str) -> str:
+    """Return the Hive folder of a domain; no domain can leave it.
+
+    >>> domain_folder("a/b"), domain_folder(".."), domain_folder("")
+    ('domain=a%2Fb', 'domain=%2E%2E', 'domain=__HIVE_DEFAULT_PARTITION__')
+    """
+    if not domain:
+        return f"{DOMAIN}=__HIVE_DEFAULT_PARTITION__"
+    return f"{DOMAIN}=" + quote(domain, safe="").replace(".", "%2E")
+
+
+def domain_of_folder(folder: str) -> str:
+    """Return the domain that `domain_folder` encoded.
+
+    >>> domain_of_folder(domain_folder("día 1.b"))
+    'día 1.b'
+    """
+    value = folder.removeprefix(f"{DOMAIN}=")
+    return "" if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+
+
+def bucket_name(bucket: int) -> str:
+    """Return the name that a bucket's files and records carry.
+
+    >>> bucket_name(17)
+    'bucket-00017'
+    """
+    return f"bucket-{bucket:05d}"

@@ -1,0 +1,1 @@
+"""Exact top-K scoring on Ray Data."""

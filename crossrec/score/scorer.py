@@ -1,0 +1,116 @@
+"""Histories in, the best items of every domain out; torch only, no Ray and no files.
+
+    scorer = Scorer(model, items, prepared.domains)
+    lists = scorer.score(histories, day, domain="shop", system="model", k=50)
+
+Tensor suffixes: B users, D domains, I items, W width, K list length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from crossrec.data.histories import DomainRange
+from crossrec.data.replay import Histories
+from crossrec.model.inference import ItemState, user_queries
+from crossrec.model.recommender import Recommender
+from crossrec.schema import SCORES
+from crossrec.score.catalogue import Items
+from crossrec.score.topk import top_k
+
+USERS_A_BATCH = 512
+"""Users a forward pass. Batches never span buckets, so that a bucket's scores do not depend on its neighbours."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists of one domain: rows (B, K) int64 within the domain, -1 past the end, and scores (B, K) float32."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+class Scorer:
+    """Holds model and item matrix on a device; scores any number of histories."""
+
+    def __init__(self, recommender: Recommender, items: Items, domains: Sequence[DomainRange]) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.recommender = recommender.to(self.device).eval()
+        self.domains = domains
+        self.bounds = [(domain.start, domain.stop) for domain in domains]
+        self.items = items
+        self.state = ItemState(items.state.texts_IW.to(self.device), items.state.vectors_IW.to(self.device))
+        # One matrix of both vectors: a system only weighs the halves of the query.
+        self.matrix_I2W = torch.cat([self.state.texts_IW, self.state.vectors_IW], 1)
+
+    @torch.inference_mode()
+    def score(
+        self, histories: Histories, day: int, wanted: Sequence[tuple[str, str]], k: int
+    ) -> dict[tuple[str, str], Lists]:
+        """Return the k best unseen items for every (system, domain) that is wanted, by one pass over the histories.
+
+        Args:
+            histories: what is known; only events before `day`. All of them count as seen.
+            day: the day that is predicted.
+            wanted: (system, domain) pairs.
+            k: items a list at most.
+        """
+        found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
+        for start in range(0, len(histories.lengths), USERS_A_BATCH):
+            part = slice_users(histories, start, start + USERS_A_BATCH)
+            profile_BW, queries_BDW = user_queries(self.recommender, self.state, part, self.bounds, day)
+            for system, name in wanted:
+                index = next(n for n, domain in enumerate(self.domains) if domain.name == name)
+                domain = self.domains[index]
+                text, sequence = self.items.weights[system][name]
+                rows, scores = top_k(
+                    torch.cat([text * profile_BW, sequence * queries_BDW[:, index]], 1),
+                    self.matrix_I2W[domain.start : domain.stop],
+                    self.items.biases[system][name].to(self.device),
+                    self._seen(part, domain),
+                    k,
+                )
+                found[system, name].append((rows.cpu(), scores.cpu()))
+        return {key: _join(parts, k) for key, parts in found.items()}
+
+    def _seen(self, histories: Histories, domain: DomainRange) -> Tensor:
+        inside = (histories.rows >= domain.start) & (histories.rows < domain.stop)
+        pairs = np.stack([histories.owners[inside], histories.rows[inside].astype(np.int64) - domain.start], 1)
+        return torch.from_numpy(pairs).to(self.device)
+
+
+def slice_users(histories: Histories, start: int, stop: int) -> Histories:
+    """Return users start..stop-1."""
+    offsets = histories.offsets[start : stop + 1]
+    events = slice(int(offsets[0]), int(offsets[-1]))
+    user_ids = histories.user_ids.slice(start, stop - start)
+    return Histories(user_ids, offsets - offsets[0], histories.rows[events], histories.days[events])
+
+
+def _join(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Lists:
+    if not parts:
+        return Lists(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
+    rows, scores = (torch.cat([part[n] for part in parts]).numpy() for n in (0, 1))
+    return Lists(rows, scores)
+
+
+def to_table(user_ids: pa.Array, lists: Lists, item_ids: pa.Array) -> pa.Table:
+    """Return lists as a table of schema.SCORES.
+
+    Args:
+        user_ids: (B,) strings.
+        lists: of the domain whose items `item_ids` are, in catalogue order.
+        item_ids: (I,) strings.
+    """
+    is_item = lists.rows >= 0
+    offsets = np.concatenate([[0], np.cumsum(is_item.sum(1))]).astype(np.int32)
+    ids = item_ids.take(pa.array(lists.rows[is_item]))
+    scores = pa.array(lists.scores[is_item], pa.float32())
+    return pa.table(
+        [user_ids, pa.ListArray.from_arrays(pa.array(offsets), ids), pa.ListArray.from_arrays(pa.array(offsets), scores)],
+        schema=SCORES,
+    )

@@ -1,0 +1,161 @@
+"""What tests share: a store on disk and one on S3, one Ray for the session, a tiny backbone."""
+
+import logging
+import os
+import shutil
+import string
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before ray and transformers are imported, which read them once.
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
+        "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+from crossrec.storage import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def s3_store_options() -> Iterator[dict[str, Any]]:
+    """Options of a Store on the test server; the AWS variables say the same, so `{}` works too.
+
+    The server is CROSSREC_TEST_S3_ENDPOINT, with the credentials of the AWS variables, or else a
+    moto server of this session.
+    """
+    endpoint = os.environ.get("CROSSREC_TEST_S3_ENDPOINT")
+    server = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        if not endpoint:
+            from moto.server import ThreadedMotoServer
+
+            logging.getLogger("werkzeug").setLevel(logging.WARNING)
+            server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+            server.start()
+            host, port = server.get_host_and_port()
+            endpoint = f"http://{host}:{port}"
+            patch.setenv("AWS_ACCESS_KEY_ID", "test-access-key")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret-key")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            patch.delenv("AWS_SESSION_TOKEN", raising=False)
+            patch.delenv("AWS_PROFILE", raising=False)
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        yield {
+            "endpoint_url": endpoint,
+            "key": os.environ["AWS_ACCESS_KEY_ID"],
+            "secret": os.environ["AWS_SECRET_ACCESS_KEY"],
+        }
+        if server:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_store_options: dict[str, Any]) -> Iterator[str]:
+    """The URI of a bucket made for this session."""
+    from crossrec.s3 import open_s3
+
+    name = f"crossrec-test-{uuid.uuid4().hex[:12]}"
+    filesystem = open_s3(s3_store_options)
+    filesystem.call_s3("create_bucket", Bucket=name)
+    yield f"s3://{name}"
+    left = filesystem.find(name)
+    if left:
+        filesystem.rm(left)
+    filesystem.call_s3("delete_bucket", Bucket=name)
+
+
+@pytest.fixture
+def s3_root(s3_bucket: str) -> str:
+    """A root on S3 that no other test uses."""
+    return f"{s3_bucket}/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store, once on disk and once on S3."""
+    if request.param == "local":
+        return Store(str(tmp_path / "store"))
+    return Store(request.getfixturevalue("s3_root"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_store_options: dict[str, Any]) -> Iterator[None]:
+    """A Ray of this session's own, whose workers reach the tree and the S3 server."""
+    import ray
+
+    # Short: the paths of Ray's sockets may have 107 bytes.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a BERT with random weights, 32 wide, that splits words into letters."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = string.ascii_lowercase + string.digits
+    pieces = [*special, *characters, *(f"##{character}" for character in characters)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    words = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words.decoder = decoders.WordPiece()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=128,
+    )
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    folder = str(tmp_path_factory.mktemp("backbone"))
+    with torch.random.fork_rng():
+        torch.manual_seed(17)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
