@@ -23,7 +23,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """What every section of the config has in common."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Section):
@@ -95,7 +97,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
         if self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads; {self.width} is not one of {self.heads}")
+            raise ValueError(
+                f"width must be a multiple of heads; {self.width} is not one of {self.heads}"
+            )
         return self
 
 
@@ -195,7 +199,14 @@ def load_config(path: str, overrides: list[str]) -> Config:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(explain(f"argument {override!r}", "section.key=value", "no '='", "write it as score.top_k=50"))
+            raise ConfigError(
+                explain(
+                    f"argument {override!r}",
+                    "section.key=value",
+                    "no '='",
+                    "write it as score.top_k=50",
+                )
+            )
         _assign(values, key, text)
     try:
         return Config.model_validate(values)
@@ -207,13 +218,19 @@ def _read_yaml(path: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(explain(path, "a YAML config file", error.strerror or str(error), "check the path")) from error
+        raise ConfigError(
+            explain(path, "a YAML config file", error.strerror or str(error), "check the path")
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(explain(path, "valid YAML", " ".join(str(error).split()), "mend the file")) from error
+        raise ConfigError(
+            explain(path, "valid YAML", " ".join(str(error).split()), "mend the file")
+        ) from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(explain(path, "sections with keys", type(values).__name__, "see jobs/configs/demo.yaml"))
+        raise ConfigError(
+            explain(path, "sections with keys", type(values).__name__, "see jobs/configs/demo.yaml")
+        )
     return values
 
 
@@ -224,13 +241,22 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         if inner is None:
             inner = values[section] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(explain(f"argument {key}={text}", f"{section} to be a section", "a value", "check the key"))
+            raise ConfigError(
+                explain(
+                    f"argument {key}={text}",
+                    f"{section} to be a section",
+                    "a value",
+                    "check the key",
+                )
+            )
         values = inner
     try:
         # A string field keeps the text as typed: run_id=2014-06-08 must not become a date.
         values[last] = text if last in _TEXT_KEYS else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(explain(f"argument {key}", "a YAML value", repr(text), "quote it")) from error
+        raise ConfigError(
+            explain(f"argument {key}", "a YAML value", repr(text), "quote it")
+        ) from error
 
 
 def _text_keys(section: type[BaseModel]) -> set[str]:
@@ -252,7 +278,9 @@ def _describe(error: ValidationError, path: str) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or path
         if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]), n=1)
+            close = difflib.get_close_matches(
+                str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]), n=1
+            )
             mend = f"did you mean {close[0]}?" if close else "see crossrec/config.py for the keys"
             lines.append(explain(where, "a known key", "a key that does not exist", mend))
         elif problem["type"] == "missing":
@@ -260,7 +288,14 @@ def _describe(error: ValidationError, path: str) -> str:
         else:
             found = "a secret" if "options" in where else repr(problem["input"])
             expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            lines.append(explain(where, expected, found if len(found) < 80 else found[:77] + "...", "change the value"))
+            lines.append(
+                explain(
+                    where,
+                    expected,
+                    found if len(found) < 80 else found[:77] + "...",
+                    "change the value",
+                )
+            )
     return " | ".join(lines)
 
 

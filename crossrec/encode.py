@@ -75,12 +75,20 @@ def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -
     backbone = source.load()
     digest = weights_digest(backbone)[:16]
     folder = f"{prepared.folder}/vectors/{digest}"
-    missing = [domain.name for domain in prepared.domains if not store.exists(_matrix_path(folder, domain.name))]
+    missing = [
+        domain.name
+        for domain in prepared.domains
+        if not store.exists(_matrix_path(folder, domain.name))
+    ]
     if not missing:
         return folder
     cache = f"cache/vectors/{digest}"
     texts = {name: _hashed_texts(store, prepared, name) for name in missing}
-    wanted = pl.concat(list(texts.values())).drop_nulls("text_hash").unique("text_hash", maintain_order=True)
+    wanted = (
+        pl.concat(list(texts.values()))
+        .drop_nulls("text_hash")
+        .unique("text_hash", maintain_order=True)
+    )
     new = wanted.join(_cached_hashes(store, cache), on="text_hash", how="anti")
     if len(new):
         _encode(new, source, cache)
@@ -95,7 +103,9 @@ def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -
 
 def read_vectors(store: Store, folder: str, domain: str) -> np.ndarray:
     """Return a domain's text vectors, (items, width) float32, in catalogue order; zero where there is no text."""
-    matrix: np.ndarray = np.load(io.BytesIO(store.read_bytes(_matrix_path(folder, domain))), allow_pickle=False)
+    matrix: np.ndarray = np.load(
+        io.BytesIO(store.read_bytes(_matrix_path(folder, domain))), allow_pickle=False
+    )
     return matrix
 
 
@@ -107,7 +117,9 @@ def _hashed_texts(store: Store, prepared: Prepared, domain: str) -> pl.DataFrame
     """Return the text of each item and its hash; null where there is no text."""
     texts = read_catalogue(store, prepared, domain)["text"].to_pylist()
     hashes = [hashlib.sha256(text.encode()).hexdigest()[:32] if text else None for text in texts]
-    return pl.DataFrame({"text_hash": hashes, "text": texts}, schema={"text_hash": pl.String, "text": pl.String})
+    return pl.DataFrame(
+        {"text_hash": hashes, "text": texts}, schema={"text_hash": pl.String, "text": pl.String}
+    )
 
 
 def _cached_hashes(store: Store, cache: str) -> pl.DataFrame:
@@ -119,8 +131,12 @@ def _cached_hashes(store: Store, cache: str) -> pl.DataFrame:
 
 def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    actors = max(1, gpus or min(int(ray.cluster_resources()["CPU"]) // 2, -(-len(new) // TEXTS_A_PART)))
-    parts = [new.slice(start, TEXTS_A_PART).to_arrow() for start in range(0, len(new), TEXTS_A_PART)]
+    actors = max(
+        1, gpus or min(int(ray.cluster_resources()["CPU"]) // 2, -(-len(new) // TEXTS_A_PART))
+    )
+    parts = [
+        new.slice(start, TEXTS_A_PART).to_arrow() for start in range(0, len(new), TEXTS_A_PART)
+    ]
     encoded = ray.data.from_arrow(parts).map_batches(
         EncodeTexts,
         batch_size=TEXTS_A_PART,
@@ -139,7 +155,9 @@ def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:
 def _assemble(store: Store, cache: str, hashed: pl.DataFrame, width: int) -> np.ndarray:
     """Lay the cached vectors into catalogue order, one cache file at a time."""
     matrix = np.zeros((len(hashed), width), np.float32)
-    places = hashed.select("text_hash").with_row_index("place").filter(pl.col("text_hash").is_not_null())
+    places = (
+        hashed.select("text_hash").with_row_index("place").filter(pl.col("text_hash").is_not_null())
+    )
     for name in store.list(cache):
         part = store.read_parquet(f"{cache}/{name}")
         vectors = part["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)

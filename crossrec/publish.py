@@ -1,4 +1,4 @@
-"""Publication: check every file of a run against its record, write the manifest, switch readers over.
+"""Publication: check every file of a run against its record, write the manifest, switch readers.
 
 In: the store, and runs/<run_id>/ with plan.json, done/*.json, scores/ and defaults.parquet.
 Out: runs/<run_id>/manifest.json and, last of all, current.json, the one file that readers follow.
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from crossrec import schema
 from crossrec.config import Config
 from crossrec.errors import CrossrecError, UserError, explain
-from crossrec.retention import published_runs, remove_old_runs
+from crossrec.retention import MARK, published_runs, remove_old_runs
 from crossrec.runlog import stage
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
@@ -47,11 +47,13 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
     """
     with stage("publish") as summary:
         folder = f"runs/{config.run_id}"
-        plan = _read(store, f"{folder}/plan.json", "run score first")
+        plan = _read_plan(store, folder)
         current = read_current(store)
         manifest, data = _published(store, folder, plan, current)
         if manifest is None:
             manifest, data = _write_manifest(store, folder, plan)
+            # A removal that a crash cut short must not go on once the run is whole again.
+            store.delete(f"{folder}/{MARK}")
         pointer = {
             "run_id": config.run_id,
             "manifest": f"{folder}/manifest.json",
@@ -94,21 +96,15 @@ def rollback(store: Store) -> dict[str, Any]:
         UserError: there is none.
     """
     current = read_current(store)
-    runs = published_runs(store)
-    position = next(
-        (n for n, run in enumerate(runs) if current and run["run_id"] == current["run_id"]), None
-    )
-    if position is None or position + 1 == len(runs):
-        found = f"{len(runs)} publications" if current else "no publication at all"
-        raise UserError(
-            explain(store.uri(CURRENT), "an older publication", found, "publish another run")
-        )
-    path = f"runs/{runs[position + 1]['run_id']}/manifest.json"
-    older = {
-        "run_id": runs[position + 1]["run_id"],
-        "manifest": path,
-        "sha256": hashlib.sha256(store.read_bytes(path)).hexdigest(),
-    }
+    runs = [run["run_id"] for run in published_runs(store)]
+    if current and current["run_id"] in runs:
+        runs = runs[runs.index(current["run_id"]) + 1 :]
+    if not runs:
+        where, mend = store.uri(CURRENT), "publish another run"
+        raise UserError(explain(where, "a publication older than it", "none", mend))
+    path = f"runs/{runs[0]}/manifest.json"
+    digest = hashlib.sha256(store.read_bytes(path)).hexdigest()
+    older = {"run_id": runs[0], "manifest": path, "sha256": digest}
     store.write_json(CURRENT, older)
     return older
 
@@ -131,7 +127,9 @@ def _published(
     return manifest, data
 
 
-def _write_manifest(store: Store, folder: str, plan: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def _write_manifest(
+    store: Store, folder: str, plan: dict[str, Any]
+) -> tuple[dict[str, Any], bytes]:
     """Verify all files of a run and write its manifest; one that says the same already is kept."""
     names = [schema.bucket_name(bucket) for bucket in range(plan["buckets"])]
     records = [f"{folder}/done/{name}.json" for name in names]
@@ -191,7 +189,9 @@ def _files_of_bucket(
     try:
         found = (int(done["bucket"]), int(done["users"]))
         paths = {str(file["path"]): file for file in done["files"]}
-        facts = [(int(file["rows"]), int(file["bytes"]), str(file["sha256"])) for file in done["files"]]
+        facts = [
+            (int(file["rows"]), int(file["bytes"]), str(file["sha256"])) for file in done["files"]
+        ]
     except (TypeError, KeyError, ValueError) as error:
         expected = "bucket, users, and files with path, rows, bytes, sha256"
         raise CrossrecError(explain(store.uri(record), expected, repr(error), mend)) from error
@@ -262,6 +262,16 @@ def _verify_defaults(store: Store, path: str, domains: Sequence[str]) -> dict[st
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+
+
+def _read_plan(store: Store, folder: str) -> dict[str, Any]:
+    path = f"{folder}/plan.json"
+    plan = _read(store, path, "run score first")
+    missing = {"run_id", "model", "prepared", "buckets", "domains", "digest"} - set(plan)
+    if missing:
+        mend = "delete it and run score again"
+        raise CrossrecError(explain(store.uri(path), f"keys {sorted(missing)}", "none", mend))
+    return dict(plan)
 
 
 def _read(store: Store, path: str, mend: str) -> Any:

@@ -1,8 +1,8 @@
 """How a job speaks: progress on stderr, one JSON object as the last line of stdout, exit codes 0, 1 and 2.
 
-    def main(config: Config) -> dict[str, object]: ...
-    if __name__ == "__main__":
-        run_job(__doc__, lambda: main)   # the heavy imports happen inside, so --help answers at once
+with stage("prepare") as facts:
+    facts["rows"] = 5_000_000
+# stderr: 02:11:09 prepare done: rows 5,000,000, seconds 9.1, 549,451 rows/s
 """
 
 import contextlib
@@ -17,7 +17,7 @@ log = logging.getLogger("crossrec")
 
 
 def start_logging() -> None:
-    """Send crossrec's log lines to stderr; other libraries only from warnings up."""
+    """Send crossrec's log lines to stderr, other libraries' only from warnings up."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     log.handlers[:] = [handler]
@@ -27,21 +27,22 @@ def start_logging() -> None:
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[dict[str, Any]]:
-    """Time a stage; the dict it yields becomes its summary and its one log line.
-
-    Numbers put into the dict under `rows` also give a rate.
-    """
+    """Time a stage; the dict it yields is its summary, gets `seconds`, and becomes one log line."""
     log.info("%s ...", name)
     began = time.perf_counter()
-    summary: dict[str, Any] = {}
-    yield summary
-    summary["seconds"] = round(time.perf_counter() - began, 2)
-    facts = [f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}" for key, value in summary.items() if not isinstance(value, dict | list)]
-    if "rows" in summary and summary["seconds"]:
-        facts.append(f"{summary['rows'] / summary['seconds']:,.0f} rows/s")
-    log.info("%s done: %s", name, ", ".join(facts))
+    facts: dict[str, Any] = {}
+    yield facts
+    facts["seconds"] = round(time.perf_counter() - began, 2)
+    said = [
+        f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}"
+        for key, value in facts.items()
+        if not isinstance(value, dict | list)
+    ]
+    if "rows" in facts and facts["seconds"]:
+        said.append(f"{facts['rows'] / facts['seconds']:,.0f} rows/s")
+    log.info("%s done: %s", name, ", ".join(said))
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print the job's last line: one JSON object."""
+    """Print a job's last line: one JSON object."""
     print(json.dumps(summary, ensure_ascii=False, default=str), flush=True)

@@ -19,11 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from crossrec.data.hashing import Array
 from crossrec.errors import InputError, explain
@@ -83,9 +81,9 @@ class Segment:
     origin: int
 
 
-def filesystem(store: Store) -> fsspec.AbstractFileSystem:
+def filesystem(store: Store) -> Any:
     """Return the fsspec filesystem of a store, for what Store has no method for."""
-    return LocalFileSystem() if store.is_local else store.arrow_filesystem.handler.fs
+    return store._filesystem
 
 
 def list_input(table: str, uri: str, options: Mapping[str, Any]) -> Input:

@@ -125,11 +125,12 @@ def _repeats(table: pa.Table) -> Array:
 
 
 def _join_texts(table: pa.Table, names: Sequence[str]) -> pa.Array | pa.ChunkedArray:
-    texts = [table.column(name) for name in names if name in table.column_names]
+    # Filled, because Arrow 26 loses a row whose values are all null under null_handling="skip".
+    texts = [table.column(name).fill_null("") for name in names if name in table.column_names]
     if not texts:
         return pa.array([""], pa.large_string()).take(pa.array(np.zeros(len(table), np.int64)))
     space = pa.scalar(" ", pa.large_string())
-    joined = pc.binary_join_element_wise(*texts, space, null_handling="skip")
+    joined = pc.binary_join_element_wise(*texts, space)
     single = pc.replace_substring_regex(joined, _SPACE, " ")
     return pc.utf8_trim(single, " ")
 

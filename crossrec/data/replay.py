@@ -67,7 +67,10 @@ def select_events(histories: Histories, keep: Array) -> Histories:
     """Keep the events where `keep` (E,) is true; users stay, even those left without events."""
     kept_before = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
     return Histories(
-        histories.user_ids, kept_before[histories.offsets], histories.rows[keep], histories.days[keep]
+        histories.user_ids,
+        kept_before[histories.offsets],
+        histories.rows[keep],
+        histories.days[keep],
     )
 
 
@@ -75,7 +78,12 @@ def select_users(histories: Histories, keep: Array) -> Histories:
     """Keep the users where `keep` (U,) is true."""
     events = np.repeat(keep, histories.lengths)
     offsets = np.concatenate([[0], np.cumsum(histories.lengths[keep], dtype=np.int64)])
-    return Histories(histories.user_ids.filter(pa.array(keep)), offsets, histories.rows[events], histories.days[events])
+    return Histories(
+        histories.user_ids.filter(pa.array(keep)),
+        offsets,
+        histories.rows[events],
+        histories.days[events],
+    )
 
 
 def before(histories: Histories, day: int) -> Histories:

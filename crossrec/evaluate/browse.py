@@ -65,20 +65,19 @@ def _article(place: int, user: Mapping[str, Any]) -> Markup:
     """Return all that is known of one user."""
     found = _found(user)
     heading = f"user-{place}-name"
+    did = tag(
+        "section",
+        tag("h4", "What they did"),
+        _next(user["next"], found),
+        _history(user["history"]),
+        class_="did",
+    )
+    lists = [_list(domain, items) for domain, items in user["lists"].items()]
+    shown = tag("section", tag("h4", "What crossrec would show"), tag("div", lists, class_="lists"))
     return tag(
         "article",
         tag("h3", tag("span", "User "), tag("code", user["user_id"]), id=heading),
-        _next(user["next"], found),
-        tag(
-            "div",
-            tag("section", tag("h4", "History"), _history(user["history"]), class_="history"),
-            tag(
-                "section",
-                tag("h4", "Lists"),
-                tag("div", [_list(*pair) for pair in user["lists"].items()], class_="lists"),
-            ),
-            class_="user",
-        ),
+        tag("div", did, shown, class_="user"),
         id=f"user-{place}",
         aria_labelledby=heading,
     )
@@ -87,13 +86,13 @@ def _article(place: int, user: Mapping[str, Any]) -> Markup:
 def _next(items: Sequence[Mapping[str, Any]], found: Mapping[tuple[str, str], int]) -> Markup:
     """Return what a user did after the cut, and where the lists had it."""
     if not items:
-        return tag("p", "Did nothing new in the judged days.", class_="none")
+        return tag("p", "Nothing new in the judged days.", class_="none")
     rows = []
     for item in items:
         rank = found.get((item["domain"], item["item_id"]))
-        where = tag("b", f"✓ rank {rank}", class_="next") if rank else "not in the list"
-        rows.append(tag("li", tag("small", item["domain"]), " ", _title(item), " ", where))
-    return tag("div", tag("h4", "What they did next"), tag("ul", rows), class_="after")
+        where = tag("b", f"✓ rank {rank}", class_="next") if rank else "not shown"
+        rows.append([item["domain"], _title(item), where])
+    return table("Next, in the judged days", ["domain", "title", "in the list"], [Rows(None, rows)])
 
 
 def _history(events: Sequence[Mapping[str, Any]]) -> Markup:
@@ -102,14 +101,14 @@ def _history(events: Sequence[Mapping[str, Any]]) -> Markup:
         return tag("p", "No event before the cut.", class_="none")
     newest = sorted(events, key=lambda event: str(event["date"]), reverse=True)
     rows = [[event["date"], event["domain"], _title(event)] for event in newest]
-    caption = f"{count(len(rows))} event{'s' if len(rows) > 1 else ''}, newest first"
+    caption = f"Before, the last {count(len(rows))}" if len(rows) > 1 else "Before, the last one"
     return table(caption, ["date", "domain", "title"], [Rows(None, rows)])
 
 
 def _list(domain: str, items: Sequence[Mapping[str, Any]]) -> Markup:
     """Return a user's list in one domain, marking what they did next."""
     if not items:
-        return tag("div", tag("h5", domain), tag("p", "The list is empty.", class_="none"))
+        return tag("p", tag("b", domain), ": the list is empty.", class_="none")
     mark = tag("b", "✓ next", class_="next")
     rows = [
         [rank, [_title(row), " ", mark if row["is_next"] else None], f"{row['score']:.3f}"]

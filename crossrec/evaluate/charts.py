@@ -16,7 +16,7 @@ from crossrec.evaluate.markup import Markup, count, measure, tag
 
 WIDTH = 340
 """Units, as wide as a phone's screen is in CSS pixels, less its margins."""
-LABEL_WIDTH = 128
+LABEL_WIDTH = 134
 """What "popularity, 30 days" takes in 12.5 px sans-serif, and its gap."""
 ROW_HEIGHT = 24
 
@@ -55,7 +55,7 @@ def bars(title: str, rows: Sequence[Bar], limit: float, note: str = "") -> Marku
 
 
 def line(title: str, points: Sequence[tuple[int, float]], marked: int | None = None) -> Markup:
-    """Return a line over epochs, from its lowest to its highest value; `marked` is the epoch chosen."""
+    """Return a line over epochs between its lowest and highest value; `marked` was chosen."""
     top, bottom, left, right = 12, 130, 46, WIDTH - 16
     epochs, values = [x for x, _ in points], [y for _, y in points]
     low, high = min(values), max(values)
@@ -70,7 +70,8 @@ def line(title: str, points: Sequence[tuple[int, float]], marked: int | None = N
         _, y = place(epochs[0], value)
         parts.append(_line(left - 4, y, right, y, "grid"))
         parts.append(tag("text", f"{value:.3g}", x=left - 8, y=y + 4, class_="tick end"))
-    for epoch in _spread(sorted(set(epochs)), 6):
+    # A label for every epoch, or for every second, third, ... so that at most six are written.
+    for epoch in range(min(epochs), max(epochs) + 1, (max(epochs) - min(epochs)) // 6 + 1):
         x, _ = place(epoch, low)
         parts.append(tag("text", str(epoch), x=x, y=bottom + 20, class_="tick mid"))
     path = " ".join(f"{x:g},{y:g}" for x, y in (place(*point) for point in points))
@@ -84,7 +85,7 @@ def line(title: str, points: Sequence[tuple[int, float]], marked: int | None = N
     chosen = dict(points).get(marked) if marked is not None else None
     if chosen is not None:
         said += f"; epoch {marked} was chosen, {chosen:.4g}"
-    note = "by epoch" if chosen is None else f"by epoch; epoch {marked} chosen"
+    note = "by epoch" if chosen is None else f"epoch {marked} chosen"
     return _figure(title, note, bottom + 26, said, parts)
 
 
@@ -97,7 +98,7 @@ def weeks(title: str, events: dict[date, int], cut: date | None = None, note: st
         cut: where the judged days start, if within these weeks.
         note: said beside the title.
     """
-    top, bottom, left, right = 18, 92, 2, WIDTH - 2
+    top, bottom, left, right = 24, 98, 2, WIDTH - 2
     first, last = min(events), max(events)
     weeks_shown = (last - first).days // 7 + 1
     peak_week = max(events, key=lambda week: (events[week], week))
@@ -107,12 +108,17 @@ def weeks(title: str, events: dict[date, int], cut: date | None = None, note: st
     for week, number in sorted(events.items()):
         x = left + (week - first).days // 7 * width
         y = bottom - (bottom - top) * number / peak
-        path.append(f"M{x:.1f} {bottom}V{y:.1f}h{max(width - (1 if width > 4 else 0), 0.4):.1f}V{bottom}")
-    parts = [tag("path", d="".join(path), class_="columns"), _line(left, bottom, right, bottom, "axis")]
+        path.append(
+            f"M{x:.1f} {bottom}V{y:.1f}h{max(width - (1 if width > 4 else 0), 0.4):.1f}V{bottom}"
+        )
+    parts = [
+        tag("path", d="".join(path), class_="columns"),
+        _line(left, bottom, right, bottom, "axis"),
+    ]
     if cut is not None and first < cut < last + timedelta(days=7):
         x = _trim(left + (cut - first).days / 7 * width)
-        parts.append(_line(x, top - 8, x, bottom, "cut"))
-        parts.append(tag("text", "judged from here", x=x - 5, y=top - 1, class_="tick end"))
+        parts.append(_line(x, 4, x, bottom, "cut"))
+        parts.append(tag("text", "judged from here", x=x - 6, y=13, class_="tick end"))
     parts.append(tag("text", first.isoformat(), x=left, y=bottom + 17, class_="tick"))
     if weeks_shown > 1:
         parts.append(tag("text", last.isoformat(), x=right, y=bottom + 17, class_="tick end"))
@@ -127,15 +133,13 @@ def weeks(title: str, events: dict[date, int], cut: date | None = None, note: st
 
 
 def grid(figures: Sequence[Markup]) -> Markup:
-    """Return charts side by side, as many as the screen has room for."""
-    return tag("div", figures, class_="charts")
+    """Return charts side by side, as many as the screen has room for; two and four in pairs."""
+    return tag("div", figures, class_="charts two" if len(figures) in (2, 4) else "charts")
 
 
 def _figure(title: str, note: str, height: float, said: str, parts: Sequence[object]) -> Markup:
     """Return a chart under its caption; the SVG is one picture with one description."""
-    picture = tag(
-        "svg", parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=said
-    )
+    picture = tag("svg", parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=said)
     caption = tag("figcaption", tag("b", title), " ", tag("small", note) if note else None)
     return tag("figure", caption, picture)
 
@@ -143,17 +147,6 @@ def _figure(title: str, note: str, height: float, said: str, parts: Sequence[obj
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     """Return a straight line of a kind that the stylesheet knows."""
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
-
-
-def _spread(values: Sequence[int], most: int) -> list[int]:
-    """Return at most `most` of the values, evenly, the first and the last among them.
-
-    >>> _spread(range(11), 6)
-    [0, 2, 4, 6, 8, 10]
-    """
-    if len(values) <= most:
-        return list(values)
-    return [values[round(k * (len(values) - 1) / (most - 1))] for k in range(most)]
 
 
 def _trim(value: float) -> float:

@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from crossrec.evaluate.charts import grid, weeks
-from crossrec.evaluate.markup import Markup, Rows, count, share, size, table, tag
+from crossrec.evaluate.markup import Markup, Rows, count, render, share, size, table, tag
 
 MOST_DOMAINS = 12
 """Domains drawn; the tables have all of them."""
@@ -22,19 +22,16 @@ def data_section(summary: Mapping[str, Any], holdout_start: str | None) -> Marku
     """Return events by week, domains, rejects and inputs."""
     parts = [
         _weeks(summary.get("events_by_week") or {}, holdout_start),
-        _domains(summary.get("domains") or []),
-        _rejects(summary.get("rejects") or {}, summary.get("inputs") or []),
+        tag(
+            "div",
+            _domains(summary.get("domains") or []),
+            _rejects(summary.get("rejects") or {}, summary.get("inputs") or []),
+            class_="tables",
+        ),
         _notes(summary),
         _inputs(summary.get("inputs") or []),
     ]
-    if not any(parts):
-        parts = [tag("p", "Nothing is known of the data.", class_="none")]
-    return render_parts(parts)
-
-
-def render_parts(parts: list[Markup | None]) -> Markup:
-    """Return the parts that exist, one after another."""
-    return Markup("".join(part for part in parts if part))
+    return render(parts)
 
 
 def rejected(summary: Mapping[str, Any]) -> int:
@@ -48,7 +45,7 @@ def rejected(summary: Mapping[str, Any]) -> int:
 
 
 def _weeks(by_domain: Mapping[str, Mapping[str, int]], holdout_start: str | None) -> Markup | None:
-    """Return a chart a domain, the largest domains first, over the same weeks."""
+    """Return a chart for each of the largest domains, over the same weeks."""
     cut = date.fromisoformat(holdout_start[:10]) if holdout_start else None
     totals = {domain: sum(events.values()) for domain, events in by_domain.items() if events}
     if not totals:
@@ -57,8 +54,11 @@ def _weeks(by_domain: Mapping[str, Mapping[str, int]], holdout_start: str | None
     ends = {week: 0 for name in totals for week in (min(by_domain[name]), max(by_domain[name]))}
     ends = dict.fromkeys((min(ends), max(ends)), 0)
     charts = []
-    for domain in sorted(totals, key=lambda name: (-totals[name], name))[:MOST_DOMAINS]:
-        events = {date.fromisoformat(week): n for week, n in (ends | dict(by_domain[domain])).items()}
+    largest = sorted(totals, key=lambda name: -totals[name])[:MOST_DOMAINS]
+    for domain in (name for name in totals if name in largest):
+        events = {
+            date.fromisoformat(week): n for week, n in (ends | dict(by_domain[domain])).items()
+        }
         charts.append(weeks(domain, events, cut, note=f"{count(totals[domain])} events"))
     return Markup(tag("h3", "Events by week") + grid(charts))
 
@@ -72,7 +72,7 @@ def _domains(domains: list[Mapping[str, Any]]) -> Markup | None:
         for d in domains
     ]
     head = ["domain", ">users", ">items", ">events"]
-    return table("Domains, before the night", head, [Rows(None, rows)])
+    return table("Domains", head, [Rows(None, rows)])
 
 
 def _rejects(rejects: Mapping[str, Mapping[str, int]], inputs: list[Mapping[str, Any]]) -> Markup:

@@ -23,7 +23,7 @@ class Markup(str):
 
 
 class Rows(NamedTuple):
-    """A part of a table's body: a heading over it, or none, and its rows, each headed by its first cell."""
+    """A part of a table: a heading or none, and rows, each headed by its first cell."""
 
     heading: str | None
     rows: Sequence[Sequence[object]]
@@ -44,7 +44,7 @@ def render(child: object) -> Markup:
     return Markup(html.escape(str(child)))
 
 
-def tag(name: str, *children: object, **attributes: object) -> Markup:
+def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     """Return an element; `class_` is class, `aria_label` aria-label; None and False are left out.
 
     >>> tag("input", type="search", hidden=True, disabled=None, aria_label='"users"')
@@ -61,7 +61,7 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 
 
 def table(caption: str, head: Sequence[str], parts: Sequence[Rows]) -> Markup:
-    """Return a table that scrolls sideways on a narrow screen; a heading that starts with > aligns right.
+    """Return a table that scrolls sideways where it must; a column named ">..." aligns right.
 
     >>> "<td>2</td>" in table("Rows", ["name", "rows"], [Rows(None, [["a", 2]])])
     True

@@ -108,7 +108,9 @@ def headline(metrics: Metrics) -> str:
         )
     if not peer:
         return f"{reached}, while every baseline scores 0."
-    ratio = f"{own / peer:.1f} times" if own >= 1.1 * peer else f"{100 * (own / peer - 1):.0f} % above"
+    ratio = (
+        f"{own / peer:.1f} times" if own >= 1.1 * peer else f"{100 * (own / peer - 1):.0f} % above"
+    )
     return f"{reached}, {ratio} the best baseline ({name_of(best)}: {measure(peer)})."
 
 

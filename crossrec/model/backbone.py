@@ -14,7 +14,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from crossrec.errors import ConfigError, explain
 
@@ -25,7 +31,9 @@ TOKENS_A_BATCH = 8_192
 class TextBackbone(nn.Module):
     """Tokenizer, transformer and pooling in one: mean over tokens, then L2 norm."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+    ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
@@ -39,13 +47,19 @@ class TextBackbone(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, (B, T) int64, padded to the longest text."""
         tokens = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
         )
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (B, W) unit vectors; differentiable."""
-        hidden_BTW = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden_BTW = self.model(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
         mask_BT1 = attention_mask.unsqueeze(-1).to(hidden_BTW.dtype)
         mean_BW = (hidden_BTW * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
         return nn.functional.normalize(mean_BW.float(), dim=-1)
@@ -69,8 +83,12 @@ def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False)
         )
     except (OSError, ValueError) as error:
         found = " ".join(str(error).split())[:200]
-        mend = "check the path or id, and that it holds config.json, model.safetensors and a tokenizer"
-        raise ConfigError(explain(f"model.backbone {source}", "a pretrained model", found, mend)) from error
+        mend = (
+            "check the path or id, and that it holds config.json, model.safetensors and a tokenizer"
+        )
+        raise ConfigError(
+            explain(f"model.backbone {source}", "a pretrained model", found, mend)
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return TextBackbone(model.eval(), tokenizer, max_tokens)
@@ -107,10 +125,18 @@ def select_trainable(backbone: TextBackbone, trainable: str, top_layers: int) ->
 
 
 def _layers(model: nn.Module, count: int) -> list[nn.Module]:
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) >= count]
+    stacks = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) >= count
+    ]
     if not stacks:
         found = f"no stack of {count} layers in {type(model).__name__}"
-        raise ConfigError(explain("model.top_layers", "at most the backbone's layers", found, "use a smaller number"))
+        raise ConfigError(
+            explain(
+                "model.top_layers", "at most the backbone's layers", found, "use a smaller number"
+            )
+        )
     return list(max(stacks, key=len))[-count:]
 
 
@@ -123,7 +149,9 @@ def encode_texts(backbone: TextBackbone, texts: Sequence[str]) -> np.ndarray:
     backbone.eval()
     for indices in _batches_of_similar_length(texts, backbone.max_tokens):
         tokens = backbone.tokenize([texts[index] for index in indices])
-        vectors_BW[indices] = backbone(**{name: ids.to(device) for name, ids in tokens.items()}).cpu().numpy()
+        vectors_BW[indices] = (
+            backbone(**{name: ids.to(device) for name, ids in tokens.items()}).cpu().numpy()
+        )
     backbone.train(was_training)
     return vectors_BW
 
@@ -138,7 +166,11 @@ def _batches_of_similar_length(texts: Sequence[str], max_tokens: int) -> Iterato
     start = 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and tokens[stop] * (stop + 1 - start) <= TOKENS_A_BATCH and stop - start < 512:
+        while (
+            stop < len(order)
+            and tokens[stop] * (stop + 1 - start) <= TOKENS_A_BATCH
+            and stop - start < 512
+        ):
             stop += 1
         yield order[start:stop]
         start = stop

@@ -23,7 +23,12 @@ K = 10
 PROBES = tuple(
     (text, sequence, popularity, half_life)
     for text, sequence, popularity in (
-        (1.0, 0.0, 0.05), (1.0, 0.0, 0.2), (0.0, 1.0, 0.05), (0.0, 1.0, 0.2), (1.0, 1.0, 0.1), (1.0, 1.0, 0.4)
+        (1.0, 0.0, 0.05),
+        (1.0, 0.0, 0.2),
+        (0.0, 1.0, 0.05),
+        (0.0, 1.0, 0.2),
+        (1.0, 1.0, 0.1),
+        (1.0, 1.0, 0.4),
     )
     for half_life in (2, 5)
 ) + ((1.0, 0.0, 0.0, 0), (0.0, 1.0, 0.0, 0))
@@ -61,7 +66,9 @@ class _Shortlist:
     ideal_P: Tensor
 
 
-def choose_blends(slices: Mapping[str, Slice], with_sequence: bool = True) -> tuple[dict[str, Blend], float]:
+def choose_blends(
+    slices: Mapping[str, Slice], with_sequence: bool = True
+) -> tuple[dict[str, Blend], float]:
     """Return each domain's best weights and the NDCG@10 over all pairs that they reach together.
 
     A domain's choice maximises its own NDCG plus that of all pairs: a domain with few pairs follows the others.
@@ -94,16 +101,22 @@ def choose_blends(slices: Mapping[str, Slice], with_sequence: bool = True) -> tu
 def _shortlist(part: Slice) -> _Shortlist:
     """Gather, for each pair, the unseen items that any of a few very different weightings puts on top."""
     log_popularity_HC = torch.log(part.popularity_HC + POPULARITY_FLOOR)
-    popular_C = log_popularity_HC.topk(min(POPULAR_DEPTH, log_popularity_HC.shape[1]), dim=1).indices.unique()
+    popular_C = log_popularity_HC.topk(
+        min(POPULAR_DEPTH, log_popularity_HC.shape[1]), dim=1
+    ).indices.unique()
     blocks = []
     for start in range(0, len(part.profile_PW), PAIRS_A_BLOCK):
         rows = slice(start, start + PAIRS_A_BLOCK)
         text_PC = part.profile_PW[rows] @ part.texts_CW.T
         sequence_PC = part.queries_PW[rows] @ part.vectors_CW.T
-        blocked_PC, gain_PC = (_mark(pairs, start, text_PC.shape) for pairs in (part.seen, part.relevant))
+        blocked_PC, gain_PC = (
+            _mark(pairs, start, text_PC.shape) for pairs in (part.seen, part.relevant)
+        )
         found = [popular_C.expand(len(text_PC), -1)]
         for text, sequence, popularity, half_life in PROBES:
-            probe_PC = text * text_PC + sequence * sequence_PC + popularity * log_popularity_HC[half_life]
+            probe_PC = (
+                text * text_PC + sequence * sequence_PC + popularity * log_popularity_HC[half_life]
+            )
             probe_PC[blocked_PC] = -torch.inf
             found.append(probe_PC.topk(min(PROBE_DEPTH, probe_PC.shape[1]), dim=1).indices)
         columns_PS = torch.cat(found, 1).sort(dim=1).values
@@ -113,12 +126,16 @@ def _shortlist(part: Slice) -> _Shortlist:
         text_PS = text_PC.gather(1, columns_PS).masked_fill(repeated_PS, -torch.inf)
         sequence_PS = sequence_PC.gather(1, columns_PS).masked_fill(repeated_PS, -torch.inf)
         gain_PS = gain_PC.gather(1, columns_PS)
-        blocks.append((text_PS, sequence_PS, log_popularity_HC[:, columns_PS], gain_PS, gain_PC.sum(1)))
+        blocks.append(
+            (text_PS, sequence_PS, log_popularity_HC[:, columns_PS], gain_PS, gain_PC.sum(1))
+        )
     text_PS, sequence_PS, gain_PS = (torch.cat([block[k] for block in blocks]) for k in (0, 1, 3))
     relevant_P = torch.cat([block[4] for block in blocks]).clamp(max=K)
     discount_K = 1 / torch.log2(torch.arange(2, K + 2, dtype=torch.float64))
     ideal_P = discount_K.cumsum(0)[relevant_P.long() - 1]
-    return _Shortlist(text_PS, sequence_PS, torch.cat([block[2] for block in blocks], 1), gain_PS, ideal_P)
+    return _Shortlist(
+        text_PS, sequence_PS, torch.cat([block[2] for block in blocks], 1), gain_PS, ideal_P
+    )
 
 
 def _mark(pairs: Tensor, start: int, shape: torch.Size) -> Tensor:

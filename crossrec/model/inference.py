@@ -37,11 +37,15 @@ def domain_of_rows(rows: np.ndarray, bounds: Sequence[tuple[int, int]]) -> np.nd
 def to_batch(padded: PaddedHistories, bounds: Sequence[tuple[int, int]]) -> HistoryBatch:
     """Return padded histories as tensors."""
     domains = domain_of_rows(padded.rows, bounds)
-    return HistoryBatch(torch.from_numpy(padded.rows), torch.from_numpy(domains), torch.from_numpy(padded.days))
+    return HistoryBatch(
+        torch.from_numpy(padded.rows), torch.from_numpy(domains), torch.from_numpy(padded.days)
+    )
 
 
 @torch.inference_mode()
-def item_state(recommender: Recommender, text_IT: Tensor, ids_I: Tensor, counts_I: Tensor) -> ItemState:
+def item_state(
+    recommender: Recommender, text_IT: Tensor, ids_I: Tensor, counts_I: Tensor
+) -> ItemState:
     """Compute the vectors of all items, in blocks.
 
     Args:
@@ -54,7 +58,9 @@ def item_state(recommender: Recommender, text_IT: Tensor, ids_I: Tensor, counts_
     for start in range(0, len(text_IT), ITEMS_A_BLOCK):
         rows = slice(start, start + ITEMS_A_BLOCK)
         texts.append(recommender.text_vectors(text_IT[rows]))
-        vectors.append(recommender.item_vectors(text_IT[rows], ids_I[rows], torch.log1p(counts_I[rows])))
+        vectors.append(
+            recommender.item_vectors(text_IT[rows], ids_I[rows], torch.log1p(counts_I[rows]))
+        )
     return ItemState(torch.cat(texts), torch.cat(vectors))
 
 

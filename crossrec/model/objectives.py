@@ -34,7 +34,12 @@ class Targets:
 
     def to(self, device: torch.device) -> "Targets":
         """Return the targets on another device."""
-        return Targets(*(part.to(device) for part in (self.users_N, self.sources_N, self.rows_N, self.elapsed_N)))
+        return Targets(
+            *(
+                part.to(device)
+                for part in (self.users_N, self.sources_N, self.rows_N, self.elapsed_N)
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,19 @@ class NextEventLoss(nn.Module):
         Logits are cosine / temperature + log(1 + events of the item): what is popular anyway need not be learned, and
         the night adds what is popular *then* (model.recommender). Every unique item of the batch is encoded once.
         """
-        candidates = [self._candidates(targets.rows_N, domain, generator) for domain in range(len(self.items.bounds))]
+        candidates = [
+            self._candidates(targets.rows_N, domain, generator)
+            for domain in range(len(self.items.bounds))
+        ]
         known_BL = batch.rows_BL >= 0
-        rows_U = torch.unique(torch.cat([batch.rows_BL[known_BL], *(found[0] for found in candidates)]))
+        rows_U = torch.unique(
+            torch.cat([batch.rows_BL[known_BL], *(found[0] for found in candidates)])
+        )
         vectors_UW = self._vectors(rows_U)
         # Position 0 and padding look up any vector; `known_BL` masks what they hold.
-        history_BLW = vectors_UW[torch.searchsorted(rows_U, batch.rows_BL.clamp(min=int(rows_U[0])))]
+        history_BLW = vectors_UW[
+            torch.searchsorted(rows_U, batch.rows_BL.clamp(min=int(rows_U[0])))
+        ]
         hidden_BLW = self.recommender.encode(history_BLW, batch)
         profile_BLW = recent_mean(history_BLW, known_BL)
         total = hidden_BLW.sum() * 0.0
@@ -88,12 +100,18 @@ class NextEventLoss(nn.Module):
                 torch.full_like(asked, domain),
                 targets.elapsed_N[asked],
             )
-            logits_NC = queries_NW @ vectors_UW[torch.searchsorted(rows_U, rows_C)].T * self.recommender.log_scale.exp()
+            logits_NC = (
+                queries_NW
+                @ vectors_UW[torch.searchsorted(rows_U, rows_C)].T
+                * self.recommender.log_scale.exp()
+            )
             offset_C = torch.log1p(self.items.counts_I[rows_C]) - log_share_C
             labels_N = torch.searchsorted(rows_C, targets.rows_N[asked])
             logits_NC = logits_NC + offset_C
             # The target itself is there with certainty, whatever the chance of its being drawn.
-            logits_NC = logits_NC.scatter_add(1, labels_N.unsqueeze(1), log_share_C[labels_N].unsqueeze(1))
+            logits_NC = logits_NC.scatter_add(
+                1, labels_N.unsqueeze(1), log_share_C[labels_N].unsqueeze(1)
+            )
             total = total + functional.cross_entropy(logits_NC, labels_N, reduction="sum")
         return total
 
@@ -106,7 +124,9 @@ class NextEventLoss(nn.Module):
         start, stop = self.items.bounds[domain]
         return (rows_N >= start) & (rows_N < stop)
 
-    def _candidates(self, rows_N: Tensor, domain: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _candidates(
+        self, rows_N: Tensor, domain: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         """Return sorted candidate rows (C,) without repeats and the log of each one's chance to be among them.
 
         A sample is the batch's own targets in the domain and uniform negatives; each candidate stands once, so a
@@ -121,11 +141,13 @@ class NextEventLoss(nn.Module):
         size = stop - start
         if size <= max(self.items.full_softmax_items, self.items.negatives):
             return torch.arange(start, stop, device=device), torch.zeros(size, device=device)
-        drawn_C = torch.randint(start, stop, (self.items.negatives,), generator=generator).to(device)
+        drawn_C = torch.randint(start, stop, (self.items.negatives,), generator=generator).to(
+            device
+        )
         rows_C = torch.unique(torch.cat([own_N, drawn_C]))
         counts_I = self.items.counts_I
         share_C = counts_I[rows_C] / counts_I[start:stop].sum().clamp(min=1)
-        missed_C = len(own_N) * torch.log1p(-share_C.clamp(max=1 - 1e-6)) + self.items.negatives * torch.log1p(
-            torch.tensor(-1 / size, device=device)
-        )
+        missed_C = len(own_N) * torch.log1p(
+            -share_C.clamp(max=1 - 1e-6)
+        ) + self.items.negatives * torch.log1p(torch.tensor(-1 / size, device=device))
         return rows_C, torch.log(-torch.expm1(missed_C))

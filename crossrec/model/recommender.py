@@ -55,7 +55,9 @@ class HistoryBatch:
 
     def to(self, device: torch.device) -> "HistoryBatch":
         """Return the batch on another device."""
-        return HistoryBatch(*(part.to(device) for part in (self.rows_BL, self.domains_BL, self.days_BL)))
+        return HistoryBatch(
+            *(part.to(device) for part in (self.rows_BL, self.domains_BL, self.days_BL))
+        )
 
 
 class Recommender(nn.Module):
@@ -88,9 +90,13 @@ class Recommender(nn.Module):
             batch_first=True,
             norm_first=True,
         )
-        self.encoder = nn.TransformerEncoder(layer, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(
+            layer, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
         self.query_domain = nn.Embedding(domains, width)
-        self.query = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.query = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
         # Zero: before training the query is the profile of recent items.
         nn.init.zeros_(self.query[2].weight)
         nn.init.zeros_(self.query[2].bias)
@@ -138,12 +144,19 @@ class Recommender(nn.Module):
         days_BL = batch.days_BL
         gaps_BL = torch.cat([torch.zeros_like(days_BL[:, :1]), days_BL[:, 1:] - days_BL[:, :-1]], 1)
         hidden_BLW = torch.where((batch.rows_BL >= 0).unsqueeze(-1), vectors_BLW, self.start)
-        hidden_BLW = hidden_BLW + self.position[:length] + self.event_domain(batch.domains_BL) + self.gap(gap_bucket(gaps_BL))
+        hidden_BLW = (
+            hidden_BLW
+            + self.position[:length]
+            + self.event_domain(batch.domains_BL)
+            + self.gap(gap_bucket(gaps_BL))
+        )
         mask_LL = torch.ones(length, length, dtype=torch.bool, device=vectors_BLW.device).triu(1)
         encoded: Tensor = self.encoder(hidden_BLW, mask=mask_LL, is_causal=True)
         return encoded
 
-    def queries(self, hidden_BW: Tensor, profile_BW: Tensor, domains_B: Tensor, elapsed_B: Tensor) -> Tensor:
+    def queries(
+        self, hidden_BW: Tensor, profile_BW: Tensor, domains_B: Tensor, elapsed_B: Tensor
+    ) -> Tensor:
         """Return unit queries (B, W), one a row.
 
         Args:
@@ -170,5 +183,9 @@ def recent_mean(vectors_BLW: Tensor, known_BL: Tensor) -> Tensor:
     """
     length = vectors_BLW.shape[1]
     age_LL = torch.arange(length).unsqueeze(1) - torch.arange(length)
-    weight_LL = torch.where((age_LL >= 0) & (age_LL < RECENT_EVENTS), RECENT_DECAY ** age_LL.float(), 0.0)
-    return functional.normalize(weight_LL.to(vectors_BLW) @ (vectors_BLW * known_BL.unsqueeze(-1)), dim=-1)
+    weight_LL = torch.where(
+        (age_LL >= 0) & (age_LL < RECENT_EVENTS), RECENT_DECAY ** age_LL.float(), 0.0
+    )
+    return functional.normalize(
+        weight_LL.to(vectors_BLW) @ (vectors_BLW * known_BL.unsqueeze(-1)), dim=-1
+    )

@@ -83,12 +83,16 @@ def build_items(
     for domain in prepared.domains:
         ids, counts = model.id_rows(read_catalogue(store, prepared, domain.name))
         text_IT = torch.from_numpy(read_vectors(store, vectors, domain.name))
-        state = item_state(model.recommender, text_IT, torch.from_numpy(ids), torch.from_numpy(counts))
+        state = item_state(
+            model.recommender, text_IT, torch.from_numpy(ids), torch.from_numpy(counts)
+        )
         tensors = {"texts": state.texts_IW, "vectors": state.vectors_IW}
         for name, by_domain in systems.items():
             bias = by_domain[domain.name].bias[domain.start : domain.stop]
             tensors[f"bias_{name}"] = torch.from_numpy(np.ascontiguousarray(bias))
-        store.write_bytes(f"{folder}/{domain_folder(domain.name)}.safetensors", tensors_to_bytes(tensors))
+        store.write_bytes(
+            f"{folder}/{domain_folder(domain.name)}.safetensors", tensors_to_bytes(tensors)
+        )
     weights = {
         name: {domain: [system.text, system.sequence] for domain, system in by_domain.items()}
         for name, by_domain in systems.items()
@@ -102,7 +106,9 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     biases: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
     texts, vectors = [], []
     for domain in prepared.domains:
-        tensors = tensors_from_bytes(store.read_bytes(f"{folder}/{domain_folder(domain.name)}.safetensors"))
+        tensors = tensors_from_bytes(
+            store.read_bytes(f"{folder}/{domain_folder(domain.name)}.safetensors")
+        )
         texts.append(tensors["texts"])
         vectors.append(tensors["vectors"])
         for name in weights:
@@ -110,22 +116,37 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     return Items(ItemState(torch.cat(texts), torch.cat(vectors)), weights, biases)
 
 
-def night_systems(store: Store, prepared: Prepared, model_folder: str, day: int) -> dict[str, dict[str, System]]:
+def night_systems(
+    store: Store, prepared: Prepared, model_folder: str, day: int
+) -> dict[str, dict[str, System]]:
     """Return the one system of the night: the model with the blends that validation chose."""
     activity = load_activity(store, prepared)
     blends = load_model(store, model_folder).blends
-    return {"model": {d.name: blend_system(blends.get(d.name, Blend()), activity, day) for d in prepared.domains}}
+    return {
+        "model": {
+            d.name: blend_system(blends.get(d.name, Blend()), activity, day)
+            for d in prepared.domains
+        }
+    }
 
 
-def holdout_systems(store: Store, prepared: Prepared, model_folder: str, day: int) -> dict[str, dict[str, System]]:
+def holdout_systems(
+    store: Store, prepared: Prepared, model_folder: str, day: int
+) -> dict[str, dict[str, System]]:
     """Return the model and what it is judged beside: itself before training, the backbone alone, popularity."""
     activity = load_activity(store, prepared)
     model = load_model(store, model_folder)
     names = [domain.name for domain in prepared.domains]
     systems = {
-        "model": {name: blend_system(model.blends.get(name, Blend()), activity, day) for name in names},
-        "step0": {name: blend_system(model.step0.get(name, Blend()), activity, day) for name in names},
-        "untrained_backbone": dict.fromkeys(names, blend_system(Blend(1.0, 0.0, 0.0), activity, day)),
+        "model": {
+            name: blend_system(model.blends.get(name, Blend()), activity, day) for name in names
+        },
+        "step0": {
+            name: blend_system(model.step0.get(name, Blend()), activity, day) for name in names
+        },
+        "untrained_backbone": dict.fromkeys(
+            names, blend_system(Blend(1.0, 0.0, 0.0), activity, day)
+        ),
     }
     for name, days in (("popularity_all", None), ("popularity_30d", 30), ("popularity_7d", 7)):
         systems[name] = dict.fromkeys(names, window_system(activity, day, days))

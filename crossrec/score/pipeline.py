@@ -1,122 +1,188 @@
 """Stage 4, score: buckets stream through actors that hold model and item matrix; one bucket is one unit of work.
 
-    runs/<run_id>/plan.json                        what the run does; a rerun with another plan is refused
-    runs/<run_id>/scores/domain=<d>/bucket-*.parquet
-    runs/<run_id>/done/bucket-*.json               written after the bucket's files; a rerun does what is missing
-    runs/<run_id>/defaults.parquet                 the list for users whom the input does not know
+runs/<run_id>/plan.json                        what the run does; a rerun with another plan is refused
+runs/<run_id>/scores/domain=<d>/bucket-*.parquet
+runs/<run_id>/done/bucket-*.json               written after the bucket's files; a rerun does what is missing
+runs/<run_id>/defaults.parquet                 the list for users whom the input does not know
 
-    summary = score(config, store)
+summary = score(config, store)
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
 from crossrec.config import Config
-from crossrec.data.histories import Prepared, open_prepared, read_catalogue, read_histories
-from crossrec.data.replay import before, flatten, new_events, select_users
+from crossrec.data.histories import Prepared, open_prepared, read_catalogue
+from crossrec.data.replay import Histories
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.model.checkpoint import load_model
 from crossrec.runlog import log, stage
-from crossrec.schema import DEFAULTS, DOMAIN, HISTORIES, US_PER_DAY, bucket_name, domain_folder
+from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
+from crossrec.score.bucket import ReadBucket, ScoreBucket, ScoreJob
 from crossrec.score.catalogue import build_items, load_items, night_systems
 from crossrec.score.scorer import Scorer, to_table
-from crossrec.storage import Store, encode_parquet
+from crossrec.storage import Store
 
-ACTOR_RESTARTS = 2
-"""Times that an actor or a bucket's task is tried again before the job fails."""
+RETRIES = 2
+"""Times that an actor is restarted, and a bucket tried again, before the job fails."""
 
 
-@dataclass(frozen=True)
-class ScoreJob:
-    """What every scoring actor does with a bucket.
+def score(config: Config, store: Store) -> dict[str, Any]:
+    """Run the stage on an initialised Ray; return counts and where the lists lie.
 
-    items: folder of the item matrix. day: the day that is predicted; only earlier events are known. outputs: folder of
-    the lists by system. domains: those to write lists for. active_until: where given, only users are scored who do
-    something new in days day..active_until-1 (the hold-out). done: folder of the completion records.
+    Raises:
+        ConfigError: a domain of `score.domains` does not exist, or the run_id belongs to another plan.
+        CrossrecError: there is no model, or a bucket failed again and again; what is done stays done.
     """
-
-    store: Store
-    prepared: Prepared
-    model: str
-    items: str
-    day: int
-    outputs: dict[str, str]
-    domains: tuple[str, ...]
-    top_k: int
-    done: str
-    active_until: int | None = None
-
-
-class ScoreBucket:
-    """Ray Data actor: scores the users of a bucket, writes its files, then its completion record."""
-
-    def __init__(self, job: ScoreJob) -> None:
-        self.job = job
-        items = load_items(job.store, job.prepared, job.items)
-        self.scorer = Scorer(load_model(job.store, job.model).recommender, items, job.prepared.domains)
-        self.item_ids = {
-            domain: read_catalogue(job.store, job.prepared, domain)["item_id"].combine_chunks()
-            for domain in job.domains
+    run = f"runs/{config.run_id}"
+    with stage("score") as facts:
+        prepared = open_prepared(store, store.read_json(f"{run}/prepare.json")["prepared"])
+        model = _find_model(config, store)
+        plan = _write_plan(config, store, prepared, model)
+        day = prepared.as_of_us // US_PER_DAY + 1
+        items = f"{run}/items"
+        if not store.exists(f"{items}/systems.json"):
+            build_items(store, prepared, model, night_systems(store, prepared, model, day), items)
+        job = ScoreJob(
+            store=store,
+            prepared=prepared,
+            model=model,
+            items=items,
+            day=day,
+            outputs={"model": f"{run}/scores"},
+            domains=tuple(plan["domains"]),
+            top_k=config.score.top_k,
+            done=f"{run}/done",
+        )
+        facts |= {
+            "users": prepared.users,
+            "pairs": prepared.users * len(job.domains),
+            "buckets": prepared.buckets,
         }
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Score one bucket; return a table of one row with what was done."""
-        bucket, data = batch["bucket"][0].as_py(), batch["histories"][0].as_py()
-        began = time.perf_counter()
-        histories = flatten(pa.ipc.open_stream(data).read_all())
-        if self.job.active_until is not None:
-            users, _ = new_events(histories, self.job.day, self.job.active_until)
-            histories = select_users(histories, _mask(users, len(histories.lengths)))
-        known = before(histories, self.job.day)
-        wanted = [(system, domain) for system in self.job.outputs for domain in self.job.domains]
-        lists = self.scorer.score(known, self.job.day, wanted, self.job.top_k)
-        files = []
-        for (system, domain), found in lists.items():
-            table = to_table(known.user_ids, found, self.item_ids[domain])
-            folder = f"{self.job.outputs[system]}/{domain_folder(domain)}"
-            files.append(_write_list(self.job.store, folder, bucket, table))
-        record = {"bucket": bucket, "users": len(known.lengths), "files": files}
-        record["seconds"] = round(time.perf_counter() - began, 3)
-        self.job.store.write_json(f"{self.job.done}/{bucket_name(bucket)}.json", record)
-        return pa.table({"users": [record["users"]], "rows": [sum(file["rows"] for file in files)]})
+        facts["rescored_buckets"] = score_buckets(
+            job, range(prepared.buckets), config.score.num_actors
+        )
+        _write_defaults(job, f"{run}/defaults.parquet")
+        facts["scores"] = store.uri(f"{run}/scores")
+    return facts
 
 
-def _mask(indices: Any, size: int) -> Any:
-    import numpy as np
+def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
+    """Score the buckets that have no completion record yet, on Ray Data; return how many that were."""
+    records = set(job.store.list(job.done))
+    missing = [
+        bucket for bucket in buckets if job.record_path(bucket).rsplit("/", 1)[1] not in records
+    ]
+    if not missing:
+        return 0
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
+    actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
+    # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
+    threads = max(1, (cpus - 2) // actors)
+    done = (
+        ray.data.from_items(
+            [{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing)
+        )
+        .map(ReadBucket(job))
+        .map_batches(
+            ScoreBucket,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=actors),
+            fn_constructor_args=(job,),
+            num_cpus=threads,
+            num_gpus=1 if gpus else 0,
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        )
+    )
+    users = 0
+    for count, batch in enumerate(done.iter_batches(batch_size=None, batch_format="numpy"), 1):
+        users += int(batch["users"].sum())
+        if count % max(1, len(missing) // 10) == 0:
+            log.info("score: %s of %s buckets, %s users", count, len(missing), f"{users:,}")
+    return len(missing)
 
-    mask = np.zeros(size, bool)
-    mask[indices] = True
-    return mask
+
+def _find_model(config: Config, store: Store) -> str:
+    """Return the folder of the model to score with."""
+    record = f"runs/{config.run_id}/finetune.json"
+    if config.score.model:
+        folder = f"models/{config.score.model}"
+    elif store.exists(record):
+        folder = store.read_json(record)["model"]
+    elif store.exists("current.json"):
+        folder = store.read_json(store.read_json("current.json")["manifest"])["model"]
+    else:
+        mend = "run finetune first, or name a model in score.model"
+        raise CrossrecError(
+            explain(store.uri(record), "a fine-tuned model", "none, and none published", mend)
+        )
+    if not store.exists(f"{folder}/config.json"):
+        known = ", ".join(store.list("models")) or "none"
+        raise ConfigError(
+            explain("score.model", f"one of: {known}", folder, "name one that exists")
+        )
+    return str(folder)
 
 
-def _write_list(store: Store, folder: str, bucket: int, table: pa.Table) -> dict[str, Any]:
-    data = encode_parquet(table)
-    digest = hashlib.sha256(data).hexdigest()
-    path = f"{folder}/{bucket_name(bucket)}.{digest[:12]}.parquet"
-    store.write_bytes(path, data)
-    return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": digest}
+def _write_plan(config: Config, store: Store, prepared: Prepared, model: str) -> dict[str, Any]:
+    """Write what this run will do, once; refuse to go on with something else under the same name."""
+    known = [domain.name for domain in prepared.domains]
+    domains = list(config.score.domains or known)
+    unknown = sorted(set(domains) - set(known))
+    if unknown:
+        raise ConfigError(
+            explain("score.domains", f"some of {known}", f"{unknown}", "check the names")
+        )
+    plan = {
+        "run_id": config.run_id,
+        "model": model,
+        "prepared": prepared.folder,
+        "buckets": prepared.buckets,
+        "domains": sorted(set(domains)),
+        "top_k": config.score.top_k,
+    }
+    plan["digest"] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    path = f"runs/{config.run_id}/plan.json"
+    if store.exists(path):
+        before = store.read_json(path)
+        if before["digest"] != plan["digest"]:
+            changed = sorted(
+                key for key in plan if key != "digest" and plan[key] != before.get(key)
+            )
+            found = f"another plan (differs in {', '.join(changed)})"
+            raise ConfigError(
+                explain(store.uri(path), "this run's plan", found, "give a new run_id")
+            )
+        return plan
+    inputs = store.read_json(f"{prepared.folder}/summary.json")["inputs"]
+    store.write_json(path, plan | {"config": config.public(), "inputs": inputs})
+    return plan
 
 
-class ReadBucket:
-    """Ray Data task: reads a bucket ahead of the actor that scores it."""
-
-    def __init__(self, job: ScoreJob) -> None:
-        self.job = job
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the bucket's number and its histories as an Arrow stream."""
-        bucket = int(row["bucket"])
-        table = read_histories(self.job.store, self.job.prepared, bucket)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return {"bucket": bucket, "histories": sink.getvalue().to_pybytes()}
+def _write_defaults(job: ScoreJob, path: str) -> None:
+    """Write the list of each domain for a user without any event."""
+    if job.store.exists(path):
+        return
+    items = load_items(job.store, job.prepared, job.items)
+    scorer = Scorer(load_model(job.store, job.model).recommender, items, job.prepared.domains)
+    nobody = Histories(
+        pa.array([""]), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
+    )
+    lists = scorer.score(nobody, job.day, [("model", domain) for domain in job.domains], job.top_k)
+    tables = []
+    for (_, domain), found in lists.items():
+        ids = read_catalogue(job.store, job.prepared, domain)[ITEM_ID].combine_chunks()
+        tables.append(
+            to_table(pa.array([domain]), found, ids).rename_columns(DEFAULTS.names).cast(DEFAULTS)
+        )
+    job.store.write_parquet(path, pa.concat_tables(tables).sort_by("domain"))

@@ -37,13 +37,17 @@ class Lists:
 class Scorer:
     """Holds model and item matrix on a device; scores any number of histories."""
 
-    def __init__(self, recommender: Recommender, items: Items, domains: Sequence[DomainRange]) -> None:
+    def __init__(
+        self, recommender: Recommender, items: Items, domains: Sequence[DomainRange]
+    ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.recommender = recommender.to(self.device).eval()
         self.domains = domains
         self.bounds = [(domain.start, domain.stop) for domain in domains]
         self.items = items
-        self.state = ItemState(items.state.texts_IW.to(self.device), items.state.vectors_IW.to(self.device))
+        self.state = ItemState(
+            items.state.texts_IW.to(self.device), items.state.vectors_IW.to(self.device)
+        )
         # One matrix of both vectors: a system only weighs the halves of the query.
         self.matrix_I2W = torch.cat([self.state.texts_IW, self.state.vectors_IW], 1)
 
@@ -62,7 +66,9 @@ class Scorer:
         found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
         for start in range(0, len(histories.lengths), USERS_A_BATCH):
             part = slice_users(histories, start, start + USERS_A_BATCH)
-            profile_BW, queries_BDW = user_queries(self.recommender, self.state, part, self.bounds, day)
+            profile_BW, queries_BDW = user_queries(
+                self.recommender, self.state, part, self.bounds, day
+            )
             for system, name in wanted:
                 index = next(n for n, domain in enumerate(self.domains) if domain.name == name)
                 domain = self.domains[index]
@@ -79,7 +85,9 @@ class Scorer:
 
     def _seen(self, histories: Histories, domain: DomainRange) -> Tensor:
         inside = (histories.rows >= domain.start) & (histories.rows < domain.stop)
-        pairs = np.stack([histories.owners[inside], histories.rows[inside].astype(np.int64) - domain.start], 1)
+        pairs = np.stack(
+            [histories.owners[inside], histories.rows[inside].astype(np.int64) - domain.start], 1
+        )
         return torch.from_numpy(pairs).to(self.device)
 
 
@@ -111,6 +119,10 @@ def to_table(user_ids: pa.Array, lists: Lists, item_ids: pa.Array) -> pa.Table:
     ids = item_ids.take(pa.array(lists.rows[is_item]))
     scores = pa.array(lists.scores[is_item], pa.float32())
     return pa.table(
-        [user_ids, pa.ListArray.from_arrays(pa.array(offsets), ids), pa.ListArray.from_arrays(pa.array(offsets), scores)],
+        [
+            user_ids,
+            pa.ListArray.from_arrays(pa.array(offsets), ids),
+            pa.ListArray.from_arrays(pa.array(offsets), scores),
+        ],
         schema=SCORES,
     )

@@ -50,8 +50,14 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
     if store.exists(f"{run}/finetune.json"):
         finished: dict[str, Any] = store.read_json(f"{run}/finetune.json")
         if finished["digest"] != digest:
-            found = f"one fine-tuned with other settings or input ({finished['digest']}, now {digest})"
-            raise ConfigError(explain(f"run_id {config.run_id}", "a run of this config", found, "give a new run_id"))
+            found = (
+                f"one fine-tuned with other settings or input ({finished['digest']}, now {digest})"
+            )
+            raise ConfigError(
+                explain(
+                    f"run_id {config.run_id}", "a run of this config", found, "give a new run_id"
+                )
+            )
         log.info("finetune: already done, %s", store.uri(finished["model"]))
         return finished
     with stage("finetune") as facts:
@@ -62,24 +68,42 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
         job = TrainJob(*common, valid, (valid, holdout), config.train.epochs)
         selected = _train(job, f"{run}/train", f"select-{digest}")
         progress = selected["progress"]
-        log.info("finetune: best epoch %s, NDCG@10 %s", progress["best_epoch"], round(progress["best_ndcg"], 5))
-        notes = {"run_id": config.run_id, "prepared": prepared.digest, "as_of_us": prepared.as_of_us}
-        _export(job, selected, progress, f"{run}/train/selected", notes | {"known_before_day": valid})
+        log.info(
+            "finetune: best epoch %s, NDCG@10 %s",
+            progress["best_epoch"],
+            round(progress["best_ndcg"], 5),
+        )
+        notes = {
+            "run_id": config.run_id,
+            "prepared": prepared.digest,
+            "as_of_us": prepared.as_of_us,
+        }
+        _export(
+            job, selected, progress, f"{run}/train/selected", notes | {"known_before_day": valid}
+        )
         refit = TrainJob(*common, night, None, progress["best_epoch"])
         final = _train(refit, f"{run}/train", f"refit-{digest}")
         folder = f"models/{config.run_id}-{digest[:8]}"
         _export(refit, final, progress, folder, notes | {"known_before_day": night})
-        facts |= {"epochs": progress["epoch"], "best_epoch": progress["best_epoch"], "model": store.uri(folder)}
+        facts |= {
+            "epochs": progress["epoch"],
+            "best_epoch": progress["best_epoch"],
+            "model": store.uri(folder),
+        }
     summary = {
         "digest": digest,
         "model": folder,
         "selected": f"{run}/train/selected",
         "days": {"valid": valid, "holdout": holdout, "night": night},
-        "training": {name: progress[name] for name in ("best_epoch", "best_ndcg", "blends", "step0", "curve")},
+        "training": {
+            name: progress[name] for name in ("best_epoch", "best_ndcg", "blends", "step0", "curve")
+        },
         "refit": final["progress"]["curve"],
         "seconds": facts["seconds"],
     }
-    store.write_json(f"{folder}/metrics.json", {"training": summary["training"], "refit": summary["refit"]})
+    store.write_json(
+        f"{folder}/metrics.json", {"training": summary["training"], "refit": summary["refit"]}
+    )
     store.write_json(f"{run}/finetune.json", summary)
     return summary
 
@@ -95,14 +119,24 @@ def time_cuts(config: Config, prepared: Prepared) -> tuple[int, int, int]:
 
 
 def _digest(config: Config, prepared: Prepared) -> str:
-    settings = {"seed": config.seed, "prepared": prepared.digest, "holdout_days": config.evaluate.holdout_days}
-    settings |= {"model": config.model.model_dump(mode="json"), "train": config.train.model_dump(mode="json")}
+    settings = {
+        "seed": config.seed,
+        "prepared": prepared.digest,
+        "holdout_days": config.evaluate.holdout_days,
+    }
+    settings |= {
+        "model": config.model.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json"),
+    }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _train(job: TrainJob, folder: str, name: str) -> dict[str, Any]:
     """Train on Ray Train, from the newest checkpoint under this name; return the progress and the best weights."""
-    paths = [job.store.full_path(histories_path(job.prepared.folder, bucket)) for bucket in range(job.prepared.buckets)]
+    paths = [
+        job.store.full_path(histories_path(job.prepared.folder, bucket))
+        for bucket in range(job.prepared.buckets)
+    ]
     histories = ray.data.read_parquet(paths, filesystem=job.store.arrow_filesystem)
     trainer = TorchTrainer(
         train_loop,
@@ -121,9 +155,18 @@ def _train(job: TrainJob, folder: str, name: str) -> dict[str, Any]:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         where = job.store.uri(f"{folder}/{name}")
-        raise CrossrecError(explain(where, "training to end", str(error), "mend it and rerun: it continues")) from error
+        raise CrossrecError(
+            explain(where, "training to end", str(error), "mend it and rerun: it continues")
+        ) from error
     if result.checkpoint is None:
-        raise CrossrecError(explain(job.store.uri(f"{folder}/{name}"), "a checkpoint", "none", "rerun under a new run_id"))
+        raise CrossrecError(
+            explain(
+                job.store.uri(f"{folder}/{name}"),
+                "a checkpoint",
+                "none",
+                "rerun under a new run_id",
+            )
+        )
     with result.checkpoint.as_directory() as local:
         progress = json.loads((Path(local) / "progress.json").read_text())
         return {"progress": progress, "best": (Path(local) / "best.safetensors").read_bytes()}
@@ -140,13 +183,23 @@ def _scaling(workers: int) -> ray.train.ScalingConfig:
     if workers * each >= cpus or (gpus and workers > gpus):
         found = f"{cpus} CPUs and {gpus} GPUs in the cluster"
         expected = f"room for {workers} workers and at least one CPU beside them"
-        raise ConfigError(explain("train.num_workers", expected, found, "use fewer workers or a larger cluster"))
+        raise ConfigError(
+            explain("train.num_workers", expected, found, "use fewer workers or a larger cluster")
+        )
     return ray.train.ScalingConfig(
-        num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": each, "GPU": min(gpus, 1)}
+        num_workers=workers,
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": each, "GPU": min(gpus, 1)},
     )
 
 
-def _export(job: TrainJob, trained: dict[str, Any], chosen: dict[str, Any], folder: str, notes: dict[str, Any]) -> None:
+def _export(
+    job: TrainJob,
+    trained: dict[str, Any],
+    chosen: dict[str, Any],
+    folder: str,
+    notes: dict[str, Any],
+) -> None:
     """Write the best weights of a training run, with the blends that validation chose, as a model folder."""
     import torch
 
@@ -157,6 +210,10 @@ def _export(job: TrainJob, trained: dict[str, Any], chosen: dict[str, Any], fold
         {name: Blend(**blend) for name, blend in chosen[key].items()} for key in ("blends", "step0")
     )
     domains = tuple(domain.name for domain in job.prepared.domains)
-    facts = notes | {"seed": job.seed, "backbone": job.model.backbone, "valid_ndcg@10": chosen["best_ndcg"]}
+    facts = notes | {
+        "seed": job.seed,
+        "backbone": job.model.backbone,
+        "valid_ndcg@10": chosen["best_ndcg"],
+    }
     model = Model(job.model, task.loss.recommender, task.items, domains, blends, step0, facts)
     save_model(job.store, folder, model, backbone)

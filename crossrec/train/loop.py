@@ -22,7 +22,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from crossrec.data.replay import before, flatten, pad, training_targets
-from crossrec.model.checkpoint import optimizer_from_bytes, optimizer_to_bytes, tensors_from_bytes, tensors_to_bytes
+from crossrec.model.checkpoint import (
+    optimizer_from_bytes,
+    optimizer_to_bytes,
+    tensors_from_bytes,
+    tensors_to_bytes,
+)
 from crossrec.model.inference import to_batch
 from crossrec.model.objectives import Targets
 from crossrec.model.recommender import HistoryBatch
@@ -58,7 +63,9 @@ def train_loop(config: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(job.seed)
     task = build_task(job, ray.train.torch.get_device())
-    loss = ray.train.torch.prepare_model(task.loss, parallel_strategy_kwargs={"find_unused_parameters": True})
+    loss = ray.train.torch.prepare_model(
+        task.loss, parallel_strategy_kwargs={"find_unused_parameters": True}
+    )
     progress, best = _restore(task)
     valid = None
     if job.valid is not None and rank == 0:
@@ -119,7 +126,9 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
         return idle_batch(len(job.bounds))
     elapsed = np.where(sources > 0, padded.days[users, columns] - padded.days[users, sources], 0)
     arrays = (users, sources, padded.rows[users, columns], elapsed)
-    return to_batch(padded, job.bounds), Targets(*(torch.from_numpy(array.astype(np.int64)) for array in arrays))
+    return to_batch(padded, job.bounds), Targets(
+        *(torch.from_numpy(array.astype(np.int64)) for array in arrays)
+    )
 
 
 def _judge(
@@ -132,7 +141,9 @@ def _judge(
         began = time.perf_counter()
         is_trained = progress.epoch > 0
         recommender, items = task.loss.recommender, task.item_state()
-        blends, ndcg = judge_epoch(recommender, items, valid, task.activity, job.prepared, is_trained)
+        blends, ndcg = judge_epoch(
+            recommender, items, valid, task.activity, job.prepared, is_trained
+        )
         point |= {"ndcg@10": round(ndcg, 5), "valid_seconds": round(time.perf_counter() - began, 2)}
         chosen = {name: asdict(blend) for name, blend in blends.items()}
         if not is_trained:
@@ -143,7 +154,9 @@ def _judge(
     if is_best:
         progress.best_epoch = progress.epoch
     progress.curve.append(point)
-    is_waiting = job.valid is not None and progress.epoch - progress.best_epoch >= job.train.patience
+    is_waiting = (
+        job.valid is not None and progress.epoch - progress.best_epoch >= job.train.patience
+    )
     progress.is_done = progress.is_done or is_waiting or progress.epoch >= job.epochs
     return tensors_to_bytes(task.loss.state_dict()) if is_best else None
 
@@ -176,7 +189,9 @@ def _restore(task: Task) -> tuple[Progress, bytes | None]:
         folder = Path(name)
         task.loss.load_state_dict(tensors_from_bytes((folder / "model.safetensors").read_bytes()))
         optimizer_from_bytes(task.optimizer, (folder / "optimizer.pt").read_bytes())
-        return Progress(**json.loads((folder / "progress.json").read_text())), (folder / "best.safetensors").read_bytes()
+        return Progress(**json.loads((folder / "progress.json").read_text())), (
+            folder / "best.safetensors"
+        ).read_bytes()
 
 
 def _world() -> int:

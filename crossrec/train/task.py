@@ -65,7 +65,9 @@ class LearningTexts(nn.Module):
     def forward(self, rows_U: Tensor) -> Tensor:
         """Return the text vectors (U, T) of catalogue rows; zero where there is no text."""
         texts = [self.texts[row] for row in rows_U.tolist()]
-        tokens = {name: part.to(rows_U.device) for name, part in self.backbone.tokenize(texts).items()}
+        tokens = {
+            name: part.to(rows_U.device) for name, part in self.backbone.tokenize(texts).items()
+        }
         has_text_U1 = torch.tensor([[bool(text)] for text in texts], device=rows_U.device)
         return torch.where(has_text_U1, self.backbone(**tokens), 0.0)
 
@@ -95,7 +97,9 @@ class Task:
     def set_learning_rate(self, step: int) -> None:
         """Set each group's rate for a step, from 0."""
         done = min(step / max(self.total_steps, 1), 1.0)
-        factor = min((step + 1) / WARM_UP_STEPS, 1.0) * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+        factor = min((step + 1) / WARM_UP_STEPS, 1.0) * (
+            0.1 + 0.45 * (1 + math.cos(math.pi * done))
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
 
@@ -104,26 +108,38 @@ class Task:
         self.loss.eval()
         vectors_IT = self.vectors_IT
         if self.texts is not None:
-            vectors_IT = torch.from_numpy(encode_texts(self.texts.backbone, self.texts.texts)).to(self.device)
-        return item_state(self.loss.recommender, vectors_IT, self.loss.items.ids_I, self.loss.items.counts_I)
+            vectors_IT = torch.from_numpy(encode_texts(self.texts.backbone, self.texts.texts)).to(
+                self.device
+            )
+        return item_state(
+            self.loss.recommender, vectors_IT, self.loss.items.ids_I, self.loss.items.counts_I
+        )
 
 
 def idle_batch(domains: int) -> tuple[HistoryBatch, Targets]:
     """Return a batch without targets: its loss is 0, and it keeps a worker in step with the others."""
     nothing = torch.zeros(0, dtype=torch.int64)
-    batch = HistoryBatch(torch.tensor([[-1, 0]]), torch.tensor([[domains, 0]]), torch.zeros(1, 2, dtype=torch.int32))
+    batch = HistoryBatch(
+        torch.tensor([[-1, 0]]), torch.tensor([[domains, 0]]), torch.zeros(1, 2, dtype=torch.int32)
+    )
     return batch, Targets(nothing, nothing, nothing, nothing)
 
 
 def build_task(job: TrainJob, device: torch.device) -> Task:
     """Load texts, vectors and activity, and make the model at step 0."""
-    catalogue = pa.concat_tables(read_catalogue(job.store, job.prepared, domain.name) for domain in job.prepared.domains)
+    catalogue = pa.concat_tables(
+        read_catalogue(job.store, job.prepared, domain.name) for domain in job.prepared.domains
+    )
     vectors = [read_vectors(job.store, job.vectors, domain.name) for domain in job.prepared.domains]
     vectors_IT = torch.from_numpy(np.concatenate(vectors)).to(device)
     activity = load_activity(job.store, job.prepared)
     counts = activity.counts(-(2**31), job.known_before)
     has_id = counts > 0
-    items = catalogue.select([DOMAIN, ITEM_ID]).append_column("events", pa.array(counts)).filter(pa.array(has_id))
+    items = (
+        catalogue.select([DOMAIN, ITEM_ID])
+        .append_column("events", pa.array(counts))
+        .filter(pa.array(has_id))
+    )
     recommender = Recommender(job.model, vectors_IT.shape[1], items.num_rows, len(job.bounds))
     recommender.start_from(vectors_IT.cpu())
     texts = None
@@ -138,8 +154,12 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         job.train.full_softmax_items,
         job.train.negatives,
     )
-    loss = NextEventLoss(recommender, texts if texts is not None else vectors_IT.__getitem__, table).to(device)
-    groups = _groups(list(recommender.parameters()), job.train.learning_rate, job.train.weight_decay)
+    loss = NextEventLoss(
+        recommender, texts if texts is not None else vectors_IT.__getitem__, table
+    ).to(device)
+    groups = _groups(
+        list(recommender.parameters()), job.train.learning_rate, job.train.weight_decay
+    )
     groups += _groups(learning, job.train.backbone_learning_rate, job.train.weight_decay)
     steps = job.train.epochs * -(-job.prepared.users // job.train.batch_size)
     return Task(
@@ -154,7 +174,9 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     )
 
 
-def _groups(parameters: list[nn.Parameter], peak: float, weight_decay: float) -> list[dict[str, object]]:
+def _groups(
+    parameters: list[nn.Parameter], peak: float, weight_decay: float
+) -> list[dict[str, object]]:
     """Return optimizer groups: matrices decay, norms, biases and scalars do not."""
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     others = [parameter for parameter in parameters if parameter.ndim <= 1]

@@ -1,7 +1,7 @@
 """Validation: the newest slice of time before the hold-out, judged by NDCG@10 under the best blend.
 
-    valid = load_valid(store, prepared, start_day, stop_day, max_pairs)
-    blends, ndcg = judge_epoch(recommender, items, valid, activity)
+valid = load_valid(store, prepared, start_day, stop_day, max_pairs)
+blends, ndcg = judge_epoch(recommender, items, valid, activity)
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,9 @@ def judge_epoch(
 ) -> tuple[dict[str, Blend], float]:
     """Return the best blend of each domain and the NDCG@10 over all pairs of the slice."""
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
-    popularity_HI = torch.from_numpy(np.stack([activity.decayed(valid.start, days) for days in HALF_LIVES_DAYS]))
+    popularity_HI = torch.from_numpy(
+        np.stack([activity.decayed(valid.start, days) for days in HALF_LIVES_DAYS])
+    )
     profile_UW, queries_UDW = _all_queries(recommender, items, valid, bounds)
     slices: dict[str, Slice] = {}
     owners = valid.histories.owners
@@ -89,7 +91,11 @@ def judge_epoch(
         asked = np.unique(valid.users[relevant])
         place = np.full(len(valid.histories.lengths), -1)
         place[asked] = np.arange(len(asked))
-        seen = (valid.histories.rows >= domain.start) & (valid.histories.rows < domain.stop) & (place[owners] >= 0)
+        seen = (
+            (valid.histories.rows >= domain.start)
+            & (valid.histories.rows < domain.stop)
+            & (place[owners] >= 0)
+        )
         rows = slice(domain.start, domain.stop)
         slices[domain.name] = Slice(
             profile_UW[asked],
@@ -111,7 +117,9 @@ def _all_queries(
     for start in range(0, max(count, 1), USERS_A_BATCH):
         chosen = np.zeros(count, bool)
         chosen[start : start + USERS_A_BATCH] = True
-        part = user_queries(recommender, items, select_users(valid.histories, chosen), bounds, valid.start)
+        part = user_queries(
+            recommender, items, select_users(valid.histories, chosen), bounds, valid.start
+        )
         profiles.append(part[0].cpu())
         queries.append(part[1].cpu())
     return torch.cat(profiles), torch.cat(queries)

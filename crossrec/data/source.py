@@ -1,0 +1,31 @@
+"""Where the input lies: what the config names, or the embedded demo, written once beside the results.
+
+config = resolve_input(config, store)   # data.events and data.items are now given
+"""
+
+from crossrec.config import Config
+from crossrec.data.demo import write_demo
+from crossrec.errors import ConfigError, explain
+from crossrec.runlog import log
+from crossrec.storage import Store
+
+
+def resolve_input(config: Config, store: Store) -> Config:
+    """Return the config with its input named; make the demo data where the config asks for it.
+
+    Raises:
+        ConfigError: there is neither input nor demo.
+    """
+    if config.data.events is not None:
+        return config
+    if config.data.demo_users is None:
+        mend = "give data.events=... and data.items=..., or data.demo_users=4000"
+        raise ConfigError(explain("data.events", "Parquet of events", "none", mend))
+    folder = f"demo/{config.data.demo_users}-users-seed-{config.seed}"
+    if store.exists(f"{folder}/made.json"):
+        paths = {name: store.uri(f"{folder}/{name}") for name in ("events", "items")}
+    else:
+        log.info("demo: making %s users under %s", f"{config.data.demo_users:,}", store.uri(folder))
+        paths = write_demo(store, folder, users=config.data.demo_users, seed=config.seed)
+        store.write_json(f"{folder}/made.json", paths)
+    return config.model_copy(update={"data": config.data.model_copy(update=paths)})

@@ -1,0 +1,72 @@
+"""The part of the report that shows how the model was trained, and what it is.
+
+In: what metrics.json holds. Out: a section with the learning curves of every phase and a table of
+what was chosen, or None if nothing is known of either.
+
+>>> training_section({}) is None
+True
+>>> curve = [{"phase": "fit", "epoch": 1, "loss": 2.0}, {"phase": "fit", "epoch": 2, "loss": 1.5}]
+>>> "Loss, fit: from 2 in epoch 1 to 1.5 in 2" in training_section({"training": {"curve": curve}})
+True
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from crossrec.evaluate.charts import grid, line
+from crossrec.evaluate.markup import Markup, Rows, count, render, table, tag
+from crossrec.evaluate.verdict import Metrics
+
+
+def training_section(metrics: Metrics) -> Markup | None:
+    """Return the learning curves of every phase, what was chosen, and what the model is."""
+    training, model = metrics.get("training") or {}, metrics.get("model") or {}
+    if not training and not model:
+        return None
+    measured = f"ndcg@{metrics.get('k', 10)}"
+    curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for epoch in training.get("curve") or []:
+        for name in ("loss", measured):
+            value = epoch.get(name)
+            if value is not None and isfinite(value):
+                key = (str(epoch.get("phase") or ""), name)
+                curves.setdefault(key, []).append((epoch["epoch"], value))
+    titles = {"loss": "Loss", measured: f"Valid {measured.upper()}"}
+    charts = [
+        line(f"{titles[name]}{', ' if phase else ''}{phase}", points, _chosen(training, name))
+        for (phase, name), points in curves.items()
+    ]
+    facts = _facts(model) + _facts({key: training[key] for key in training if key != "curve"})
+    rows = [Rows(None, facts)] if facts else []
+    return render(
+        [
+            grid(charts) if charts else tag("p", "No learning curve was kept.", class_="none"),
+            table("The model", ["what", "value"], rows) if rows else None,
+        ]
+    )
+
+
+def _chosen(training: Mapping[str, Any], name: str) -> int | None:
+    """Return the epoch to mark in a curve: valid figures choose, the loss does not."""
+    return training.get("best_epoch") if name != "loss" else None
+
+
+def _facts(values: Mapping[str, Any], before: str = "") -> list[list[object]]:
+    """Return nested values as rows of name and value, long lists and nulls left out.
+
+    >>> _facts({"best_epoch": 3, "blend": {"text": 0.25}, "note": None})
+    [['best epoch', '3'], ['blend, text', '0.25']]
+    """
+    rows: list[list[object]] = []
+    for key, value in values.items():
+        name = before + str(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += _facts(value, f"{name}, ")
+        elif isinstance(value, bool | str):
+            rows.append([name, str(value)])
+        elif isinstance(value, int):
+            rows.append([name, count(value)])
+        elif isinstance(value, float):
+            rows.append([name, f"{value:.4g}"])
+    return rows

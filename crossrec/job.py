@@ -1,0 +1,150 @@
+"""What every command of jobs/ does around its stage: read the config, join or start Ray, speak, exit.
+
+    if __name__ == "__main__":
+        run_job(__doc__, "crossrec.score.pipeline:score")
+
+The heavy imports happen after the arguments are read, so that --help and a misspelt key answer at once.
+"""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from crossrec.config import Config, load_config
+from crossrec.errors import UserError
+from crossrec.runlog import log, print_summary, start_logging
+
+LOGICAL_CPUS = 4
+"""At least so many on one machine: Ray Data streams beside workers that hold CPUs, and needs some of its own."""
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Of a Ray that a job starts for itself: buckets pass through, nothing stays."""
+
+
+def run_job(doc: str | None, function: str) -> NoReturn:
+    """Run a stage, named "module:function", and exit 0, 1 or 2; the last line of stdout is its JSON summary.
+
+    Args:
+        doc: what --help says.
+        function: takes (config, store), returns the summary.
+    """
+    arguments = _parse(doc)
+    start_logging()
+    try:
+        print_summary(_run(load_config(arguments.config, arguments.overrides), function))
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues", 1)
+    except Exception as error:
+        mistake = _find_mistake(error)
+        if mistake is not None:
+            _fail(str(mistake), 2)
+        traceback.print_exc()
+        _fail(
+            f"{type(error).__name__}: {error}".splitlines()[0] + "; the same command continues", 1
+        )
+    sys.exit(0)
+
+
+def _parse(doc: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml", help="for example jobs/configs/demo.yaml")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="values that win over the file, as score.top_k=50",
+    )
+    return parser.parse_args()
+
+
+def _run(config: Config, function: str) -> dict[str, Any]:
+    from crossrec.storage import Store
+
+    store = Store(config.storage.root, config.storage.options)
+    store.check_writable()
+    module, _, name = function.partition(":")
+    with _ray():
+        from crossrec.data.source import resolve_input
+
+        summary = getattr(importlib.import_module(module), name)(
+            resolve_input(config, store), store
+        )
+    return {"storage_root": store.root, "run_id": config.run_id, **summary}
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start a Ray of one's own and stop it at the end."""
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if "RAY_ADDRESS" not in os.environ:
+        # Nobody but this process talks to it; a token would be left behind in the home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    # After ray.init, which puts a handler of its own there.
+    signal.signal(signal.SIGTERM, _interrupt)
+    _quieten_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quieten_ray_data() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _find_mistake(error: BaseException) -> UserError | None:
+    """Return the user's mistake that an error carries, however many layers of Ray are around it."""
+    waiting: list[BaseException] = [error]
+    looked_at: set[int] = set()
+    while waiting:
+        current = waiting.pop()
+        looked_at.add(id(current))
+        # What Ray raises is of the cause's class too, but says a whole traceback.
+        if isinstance(current, UserError) and not hasattr(current, "traceback_str"):
+            return current
+        inner = [getattr(current, "cause", None), current.__cause__, current.__context__]
+        inner += list(getattr(current, "worker_failures", {}).values())
+        waiting += [
+            found
+            for found in inner
+            if isinstance(found, BaseException) and id(found) not in looked_at
+        ]
+    return None
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    log.error("%s", message)
+    sys.exit(status)

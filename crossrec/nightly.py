@@ -1,0 +1,45 @@
+"""The night: prepare, finetune, evaluate, score and publish, one after the other.
+
+Each stage finds what is done already, so that the same command continues a night that died.
+"""
+
+from typing import Any
+
+from crossrec.config import Config
+from crossrec.data.prepare import prepare
+from crossrec.evaluate.pipeline import evaluate
+from crossrec.publish import publish
+from crossrec.score.pipeline import score
+from crossrec.storage import Store
+from crossrec.train.launch import finetune
+
+
+def nightly(config: Config, store: Store) -> dict[str, Any]:
+    """Run all stages on an initialised Ray; return what a program wants to know of the night."""
+    prepared = prepare(config, store)
+    finetuned = finetune(config, store)
+    metrics = evaluate(config, store)
+    scored = score(config, store)
+    published = publish(config, store)
+    stages = {
+        "prepare": prepared,
+        "finetune": finetuned,
+        "evaluate": metrics,
+        "score": scored,
+        "publish": published,
+    }
+    run = f"runs/{config.run_id}"
+    return {
+        "scores": store.uri(f"{run}/scores"),
+        "report": store.uri(f"{run}/report.html"),
+        "metrics": store.uri(f"{run}/metrics.json"),
+        "model": store.uri(finetuned["model"]),
+        "users": scored["users"],
+        "pairs": scored["pairs"],
+        "files": published["files"],
+        "ndcg@10": {
+            name: (figures["all"] or {}).get("ndcg@10")
+            for name, figures in metrics["systems"].items()
+        },
+        "seconds": {name: summary["seconds"] for name, summary in stages.items()},
+    }

@@ -1,0 +1,82 @@
+"""What is kept of old runs: the newest publications, the current one, and what they are made from.
+
+In: the store. Out: the runs that were removed, with the models and prepared folders that only they
+used. A run that was never published is left alone: it may be at work.
+
+    remove_old_runs(store, current="2014-06-08", keep=7)    # ["2014-05-30"]
+
+A removal begins with a mark in the run's folder and ends with it, so that a crash half-way is
+finished by the next call, and nobody takes half a run for a publication.
+"""
+
+import logging
+from typing import Any
+
+from crossrec.storage import Store
+from crossrec.storage_errors import MissingObject
+
+log = logging.getLogger("crossrec")
+
+MARK = "removing.json"
+"""In a run's folder while it is removed: names the models and prepared folders that go with it."""
+
+NAMES_REFERENCES = ("plan.json", "prepare.json", "finetune.json", MARK)
+"""Files of a run that name its model and prepared folder."""
+
+
+def published_runs(store: Store) -> list[dict[str, Any]]:
+    """Return run_id and created of every publication that is whole, newest first."""
+    runs = []
+    for run_id in store.list("runs"):
+        try:
+            manifest = store.read_json(f"runs/{run_id}/manifest.json")
+        except MissingObject:
+            continue
+        if not store.exists(f"runs/{run_id}/{MARK}"):
+            runs.append({"run_id": run_id, "created": manifest["created"]})
+    return sorted(runs, key=lambda run: (run["created"], run["run_id"]), reverse=True)
+
+
+def remove_old_runs(store: Store, current: str, keep: int) -> list[str]:
+    """Remove the published runs beyond the newest `keep` ones, never the current; return them."""
+    everyone = store.list("runs")
+    published = [run["run_id"] for run in published_runs(store)]
+    half_removed = [run for run in everyone if store.exists(f"runs/{run}/{MARK}")]
+    old = [run for run in (*published[keep:], *half_removed) if run != current]
+    if not old:
+        return []
+    used = {name for run in everyone if run not in old for name in _references(store, run)}
+    for run in old:
+        _remove(store, run, used)
+    return sorted(old)
+
+
+def _remove(store: Store, run: str, used: set[str]) -> None:
+    folder = f"runs/{run}"
+    unused = sorted(_references(store, run) - used)
+    store.write_json(f"{folder}/{MARK}", {"references": unused})
+    for name in (*unused, *(f"{folder}/{name}" for name in store.list(folder) if name != MARK)):
+        store.delete(name)
+    store.delete(folder)
+    log.info("publish: removed run %s%s", run, "".join(f", {name}" for name in unused))
+
+
+def _references(store: Store, run: str) -> set[str]:
+    """Return the models/... and prepared/... folders that a run's files name."""
+    found = set()
+    for name in NAMES_REFERENCES:
+        try:
+            says = store.read_json(f"runs/{run}/{name}")
+        except MissingObject:
+            continue
+        named = [
+            *says.get("references", []),
+            *(
+                f"{kind}/{str(says[key]).removeprefix(f'{kind}/')}"
+                for kind, key in (("models", "model"), ("prepared", "prepared"))
+                if says.get(key)
+            ),
+        ]
+        # One folder below models or prepared, never these themselves.
+        found |= {name for name in named if name.count("/") == 1 and not name.endswith("/")}
+    return found

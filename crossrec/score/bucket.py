@@ -1,0 +1,108 @@
+"""One bucket, the unit of work: its histories in, one file a domain and one completion record out.
+
+ray.data.from_items(buckets).map(ReadBucket, ...).map_batches(ScoreBucket, ...)
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from crossrec.data.histories import Prepared, read_catalogue, read_histories
+from crossrec.data.replay import before, flatten, new_events, select_users
+from crossrec.model.checkpoint import load_model
+from crossrec.schema import ITEM_ID, bucket_name, domain_folder
+from crossrec.score.catalogue import load_items
+from crossrec.score.scorer import Scorer, to_table
+from crossrec.storage import Store, encode_parquet
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What every scoring actor does with a bucket.
+
+    model: folder of the model. items: folder of the item matrix. day: the day that is predicted; only earlier events
+    are known. outputs: folder of the lists by system. domains: those to write lists for. done: folder of the
+    completion records. active_until: where given, only users are scored who do something new in days
+    day..active_until-1, which is how a hold-out is judged.
+    """
+
+    store: Store
+    prepared: Prepared
+    model: str
+    items: str
+    day: int
+    outputs: dict[str, str]
+    domains: tuple[str, ...]
+    top_k: int
+    done: str
+    active_until: int | None = None
+
+    def record_path(self, bucket: int) -> str:
+        """Return where a bucket's completion record lies."""
+        return f"{self.done}/{bucket_name(bucket)}.json"
+
+
+class ScoreBucket:
+    """Ray Data actor: scores the users of a bucket, writes its files, then its completion record."""
+
+    def __init__(self, job: ScoreJob) -> None:
+        self.job = job
+        items = load_items(job.store, job.prepared, job.items)
+        self.scorer = Scorer(
+            load_model(job.store, job.model).recommender, items, job.prepared.domains
+        )
+        self.item_ids = {
+            domain: read_catalogue(job.store, job.prepared, domain)[ITEM_ID].combine_chunks()
+            for domain in job.domains
+        }
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score one bucket; return a table of one row with what was done."""
+        bucket, data = batch["bucket"][0].as_py(), batch["histories"][0].as_py()
+        began = time.perf_counter()
+        histories = flatten(pa.ipc.open_stream(data).read_all())
+        if self.job.active_until is not None:
+            users, _ = new_events(histories, self.job.day, self.job.active_until)
+            is_active = np.zeros(len(histories.lengths), bool)
+            is_active[users] = True
+            histories = select_users(histories, is_active)
+        known = before(histories, self.job.day)
+        wanted = [(system, domain) for system in self.job.outputs for domain in self.job.domains]
+        lists = self.scorer.score(known, self.job.day, wanted, self.job.top_k)
+        files = []
+        for (system, domain), found in lists.items():
+            table = to_table(known.user_ids, found, self.item_ids[domain])
+            folder = f"{self.job.outputs[system]}/{domain_folder(domain)}"
+            files.append(_write_list(self.job.store, folder, bucket, table))
+        record = {"bucket": bucket, "users": len(known.lengths), "files": files}
+        record["seconds"] = round(time.perf_counter() - began, 3)
+        self.job.store.write_json(self.job.record_path(bucket), record)
+        return pa.table({"users": [record["users"]], "rows": [sum(file["rows"] for file in files)]})
+
+
+def _write_list(store: Store, folder: str, bucket: int, table: pa.Table) -> dict[str, Any]:
+    data = encode_parquet(table)
+    digest = hashlib.sha256(data).hexdigest()
+    path = f"{folder}/{bucket_name(bucket)}.{digest[:12]}.parquet"
+    store.write_bytes(path, data)
+    return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": digest}
+
+
+class ReadBucket:
+    """Ray Data task: reads a bucket ahead of the actor that scores it."""
+
+    def __init__(self, job: ScoreJob) -> None:
+        self.job = job
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the bucket's number and its histories as an Arrow stream."""
+        bucket = int(row["bucket"])
+        table = read_histories(self.job.store, self.job.prepared, bucket)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return {"bucket": bucket, "histories": sink.getvalue().to_pybytes()}
