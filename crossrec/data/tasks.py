@@ -202,7 +202,7 @@ def run_tasks(
     """
     task = ray.remote(num_cpus=1)(function)
     # Two a CPU, so that none waits for the driver.
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()
     window = max(2, int(2 * resources.get("CPU", 1)))
     left = iter(calls)
     running = [task.remote(*call) for call in itertools.islice(left, window)]

@@ -1,6 +1,6 @@
 """Small charts as inline SVG, coloured by the page's stylesheet.
 
-In: labels and numbers. Out: one `<figure>` a chart, 340 units wide, so that text keeps its size in
+In: labels and numbers. Out: one `<figure>` a chart, 316 units wide, so that text keeps its size in
 a column of a wide page and on a phone. What a chart shows is also in its aria-label.
 
 >>> chart = bars("film", [Bar("crossrec", 0.2, "model"), Bar("popularity", 0.1, "base")], limit=0.4)
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from crossrec.evaluate.markup import Markup, count, measure, tag
 
-WIDTH = 340
+WIDTH = 316
 """Units, as wide as a phone's screen is in CSS pixels, less its margins."""
 LABEL_WIDTH = 134
 """What "popularity, 30 days" takes in 12.5 px sans-serif, and its gap."""

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from crossrec.errors import ConfigError, explain
 
@@ -71,6 +72,7 @@ def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False)
     Raises:
         ConfigError: there is no such model, or it holds no safetensors or no tokenizer.
     """
+    transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)

@@ -54,8 +54,8 @@ class Model:
         wanted = pl.DataFrame(pl.from_arrow(catalogue.select([DOMAIN, ITEM_ID])))
         found = wanted.join(known, on=[DOMAIN, ITEM_ID], how="left", maintain_order="left")
         return (
-            found["id"].cast(pl.Int64).fill_null(-1).to_numpy(),
-            found["events"].cast(pl.Float32).fill_null(0.0).to_numpy(),
+            found["id"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True),
+            found["events"].cast(pl.Float32).fill_null(0.0).to_numpy(writable=True),
         )
 
 

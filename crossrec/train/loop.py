@@ -9,13 +9,14 @@ costs at most the epoch in progress and the one before it.
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.train
 import ray.train.torch
 import torch
@@ -36,6 +37,10 @@ from crossrec.train.validate import Valid, judge_epoch, load_valid
 
 GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm."""
+
+SHUFFLE_BATCHES = 8
+"""Batches that are read at once and shuffled among each other; users lie in the order of a hash, so nearby ones have
+nothing in common."""
 
 
 @dataclass
@@ -77,17 +82,35 @@ def train_loop(config: dict[str, Any]) -> None:
     while not progress.is_done:
         began = time.perf_counter()
         torch.manual_seed(job.seed * 100_003 + progress.epoch * world + rank)
-        batches = shard.iter_batches(
-            batch_size=max(1, job.train.batch_size // world),
-            batch_format="pyarrow",
-            local_shuffle_buffer_size=job.train.batch_size * 8,
-            local_shuffle_seed=job.seed + progress.epoch,
+        shards = shard.iter_batches(
+            batch_size=job.train.batch_size * SHUFFLE_BATCHES // world, batch_format="pyarrow"
+        )
+        batches = _minibatches(
+            shards,
+            max(1, job.train.batch_size // world),
+            np.random.default_rng(torch.initial_seed()),
         )
         mean_loss = _train_epoch(job, task, loss, batches, progress)
         progress.epoch += 1
         point = {"loss": round(mean_loss, 5), "seconds": round(time.perf_counter() - began, 2)}
         best = _judge(job, task, valid, progress, point) or best
         _report(task, progress, best, rank, world)
+
+
+def _minibatches(
+    tables: Iterable[pa.Table], size: int, rng: np.random.Generator
+) -> Iterator[pa.Table]:
+    """Yield batches of histories of similar length, in random order: little of a batch is padding.
+
+    Every worker gets the same number of rows from Ray Data and so yields the same number of batches.
+    """
+    for table in tables:
+        lengths = pc.list_value_length(table["rows"]).to_numpy()
+        # Noise keeps the company of a history changing from epoch to epoch.
+        order = np.argsort(np.log1p(lengths) + rng.normal(0, 0.2, len(lengths)))
+        starts = np.arange(0, len(order), size)
+        for start in rng.permutation(starts):
+            yield table.take(pa.array(order[start : start + size]))
 
 
 def _train_epoch(
@@ -167,6 +190,8 @@ def _report(task: Task, progress: Progress, best: bytes | None, rank: int, world
         shared = [asdict(progress)]
         distributed.broadcast_object_list(shared, src=0)
         progress.__dict__.update(shared[0])
+    if not rank:
+        print(_describe(progress), flush=True)
     metrics = {"epoch": progress.epoch, "best_epoch": progress.best_epoch, **progress.curve[-1]}
     if rank:
         ray.train.report(metrics)
@@ -178,6 +203,14 @@ def _report(task: Task, progress: Progress, best: bytes | None, rank: int, world
         (folder / "optimizer.pt").write_bytes(optimizer_to_bytes(task.optimizer))
         (folder / "progress.json").write_text(json.dumps(asdict(progress), indent=2))
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _describe(progress: Progress) -> str:
+    """Return the newest point of the curve as a line for people."""
+    facts = ", ".join(
+        f"{key} {value}" for key, value in progress.curve[-1].items() if value is not None
+    )
+    return f"finetune: {facts} (best epoch so far {progress.best_epoch})"
 
 
 def _restore(task: Task) -> tuple[Progress, bytes | None]:
