@@ -167,7 +167,7 @@ absolute() {
 }
 
 nightly() {
-    local config=jobs/configs/demo.yaml storage=storage.root=$root/.crossrec argument value status=0
+    local config=jobs/configs/demo.yaml storage=storage.root=$root/.crossrec argument value attempt status=0
     local -a keys=()
     for argument in "$@"; do
         value=${argument#*=}
@@ -187,22 +187,34 @@ nightly() {
     isolate
     echo "starting Ray ..." >&2
     start_ray
+    for attempt in 1 2 3; do # a busy machine's job server may drop a submission
+        status=0
+        submit_job "$config" ${storage:+"$storage"} ${keys[@]+"${keys[@]}"} || status=$(job_status)
+        [ "$status" = missing ] || break
+        echo "the job server did not take the job (attempt $attempt of 3)" >&2
+    done
+    [ "$status" != missing ] || fail "the job could not be submitted; the reason is above"
+    [ "$status" -eq 0 ] || exit "$status"
+    say_where
+}
+
+# Submits and follows the job; in the background, so that a signal to this script is not kept waiting.
+submit_job() {
+    local status=0
     set -m
     (ray job submit --address "$address" --submission-id nightly --log-style=record --log-color=false \
         --working-dir "$root" --runtime-env-json '{"excludes": [".venv", ".git", ".crossrec", "tests", "docs"]}' \
-        -- python jobs/nightly.py "$config" ${storage:+"$storage"} ${keys[@]+"${keys[@]}"} 2>&1 |
-        tee "$temp/job.log" | show_progress >&2) </dev/null &
+        -- python jobs/nightly.py "$@" 2>&1 | tee "$temp/job.log" | show_progress >&2) </dev/null &
     submit=$!
     set +m
     wait "$submit" || status=$?
     submit=""
-    if [ "$status" -ne 0 ]; then exit "$(job_status)"; fi
-    say_where
+    return "$status"
 }
 
 # What the job says; not `ray job submit`'s own words, nor the JSON line and the repeated log that come at the end.
 show_progress() {
-    local line repeated="" own=' (cli|sdk|dashboard_sdk|packaging|job_manager)\.py:[0-9]+ -- '
+    local line repeated="" own=' (cli|sdk|dashboard_sdk|packaging|working_dir|job_manager)\.py:[0-9]+ -- '
     while IFS= read -r line; do
         case $line in *" -- Status message: Job entrypoint command failed"*) repeated=yes ;; esac
         if [[ -n $repeated || $line == "{"*"}" || $line =~ $own ]]; then continue; fi
@@ -210,13 +222,37 @@ show_progress() {
     done
 }
 
-# `ray job submit` turns every failure into 1; the job's own status tells a user's mistake (2) from a failure.
+# `ray job submit` says 1 of every failure, and of a connection that it lost while the job goes on. Prints what became of
+# the job once it is over: 0, 1, 2 (the user's mistake), or "missing" if the job server never took it.
 job_status() {
     python -c '
 import sys
-from ray.job_submission import JobSubmissionClient
-print(2 if JobSubmissionClient(sys.argv[1]).get_job_info("nightly").driver_exit_code == 2 else 1)' \
-        "$address" 2>/dev/null || echo 1
+import time
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+lost = 0
+while lost < 30:
+    try:
+        client = JobSubmissionClient(sys.argv[1])
+        job = client.get_job_info("nightly")
+        if job.status.is_terminal():
+            said = client.get_job_logs("nightly").rstrip()
+            with open(sys.argv[2], "r+") as log:
+                if said.rpartition("\n")[2] not in log.read():
+                    print(said[-2000:], file=sys.stderr)
+                log.write(f"\n{said}\n")
+            print(0 if job.status == JobStatus.SUCCEEDED else 2 if job.driver_exit_code == 2 else 1)
+            sys.exit()
+        lost = 0
+    except (ConnectionError, OSError):
+        lost += 1
+    except RuntimeError as error:
+        if "status code 404" in str(error):
+            print("missing")
+            sys.exit()
+        lost += 1
+    time.sleep(2)
+print(1)' "$address" "$temp/job.log" || echo 1
 }
 
 say_where() {

@@ -1,19 +1,14 @@
 """The whole configuration of a job: typed, bounded, frozen; a misspelt key is an error.
 
-Sources, later ones win: the defaults here < one YAML file < dotted arguments:
+Every key with its meaning, unit and bounds; `configfile.load_config` reads one from a file:
 
-    config = load_config("jobs/configs/nightly.yaml", ["storage.root=s3://b/recs", "score.top_k=100"])
+    Config.model_validate({"storage": {"root": "/data/recs"}}).score.top_k    # 50
 """
 
 import datetime as dt
-import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from crossrec.errors import ConfigError, explain
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEFAULT_TEXT_COLUMNS = ("title", "category", "brand", "description")
 
@@ -38,10 +33,11 @@ class DataConfig(Section):
     users: str | None = None
     """Parquet with a `user_id` column: users who get lists even without events."""
     demo_users: Annotated[int, Field(ge=50, le=1_000_000)] | None = None
-    """Where `events` and `items` are not given: make the embedded demo data of this many users and use it."""
+    """Where `events` and `items` are not given: make the embedded demo data of this many users and
+    use it."""
     text_columns: tuple[str, ...] | None = None
-    """Columns of items that make up its text, in this order; default: those of title, category, brand, description
-    that the table has."""
+    """Columns of items that make up its text, in this order; default: those of title, category,
+    brand, description that the table has."""
     as_of: dt.datetime | None = None
     """The only "now": later events are ignored. Default: the newest accepted event."""
     buckets: Annotated[int, Field(ge=32, le=100_000)] | None = None
@@ -63,7 +59,8 @@ class StorageConfig(Section):
     root: str
     """Folder of all results; local path or any fsspec URI."""
     options: dict[str, Any] = Field(default_factory=dict, repr=False)
-    """Options of the fsspec filesystem, for input and output (for s3: endpoint_url, key, secret); never logged."""
+    """Options of the fsspec filesystem, for input and output (for s3: endpoint_url, key, secret);
+    never logged."""
 
 
 class ModelConfig(Section):
@@ -92,7 +89,8 @@ class ModelConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout of the sequence encoder."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of item-id embeddings that are left out in training, so that the text alone must serve too."""
+    """Share of item-id embeddings that are left out in training, so that the text alone must serve
+    too."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
@@ -187,120 +185,3 @@ class Config(Section):
     def public(self) -> dict[str, Any]:
         """Return the config as JSON-ready values without secrets."""
         return self.model_dump(mode="json", exclude={"storage": {"options"}})
-
-
-def load_config(path: str, overrides: list[str]) -> Config:
-    """Read a YAML file, apply dotted `section.key=value` arguments, and validate.
-
-    Raises:
-        ConfigError: the file cannot be read, an argument has no `=`, or a key or value is wrong.
-    """
-    values = _read_yaml(path)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(
-                explain(
-                    f"argument {override!r}",
-                    "section.key=value",
-                    "no '='",
-                    "write it as score.top_k=50",
-                )
-            )
-        _assign(values, key, text)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_describe(error, path)) from None
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            explain(path, "a YAML config file", error.strerror or str(error), "check the path")
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            explain(path, "valid YAML", " ".join(str(error).split()), "mend the file")
-        ) from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            explain(path, "sections with keys", type(values).__name__, "see jobs/configs/demo.yaml")
-        )
-    return values
-
-
-def _assign(values: dict[str, Any], key: str, text: str) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = values.get(section)
-        if inner is None:
-            inner = values[section] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(
-                explain(
-                    f"argument {key}={text}",
-                    f"{section} to be a section",
-                    "a value",
-                    "check the key",
-                )
-            )
-        values = inner
-    try:
-        # A string field keeps the text as typed: run_id=2014-06-08 must not become a date.
-        values[last] = text if last in _TEXT_KEYS else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            explain(f"argument {key}", "a YAML value", repr(text), "quote it")
-        ) from error
-
-
-def _text_keys(section: type[BaseModel]) -> set[str]:
-    keys: set[str] = set()
-    for name, info in section.model_fields.items():
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys |= _text_keys(annotation)
-        elif annotation in (str, dt.datetime | None):
-            keys.add(name)
-    return keys
-
-
-_TEXT_KEYS = _text_keys(Config)
-
-
-def _describe(error: ValidationError, path: str) -> str:
-    lines = []
-    for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or path
-        if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(
-                str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]), n=1
-            )
-            mend = f"did you mean {close[0]}?" if close else "see crossrec/config.py for the keys"
-            lines.append(explain(where, "a known key", "a key that does not exist", mend))
-        elif problem["type"] == "missing":
-            lines.append(explain(where, "a value", "none", f"give {where}=... or set it in {path}"))
-        else:
-            found = "a secret" if "options" in where else repr(problem["input"])
-            expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            lines.append(
-                explain(
-                    where,
-                    expected,
-                    found if len(found) < 80 else found[:77] + "...",
-                    "change the value",
-                )
-            )
-    return " | ".join(lines)
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Config
-    for part in location:
-        section = section.model_fields[str(part)].annotation
-    return list(section.model_fields)

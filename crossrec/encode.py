@@ -1,9 +1,10 @@
-"""Item texts to vectors, on Ray, each text once: vectors are cached by a hash of the text and of the weights.
+"""Item texts to vectors, on Ray, each text once: cached by a hash of text and weights.
 
 In: the prepared catalogue and a backbone. Out, in the store:
 
-    cache/vectors/<weights digest>/part-<digest>.parquet       text_hash, vector; a night adds what is new
-    prepared/<digest>/vectors/<weights digest>/domain=<d>.npy  (items, width) float32, rows as in the catalogue
+    cache/vectors/<weights digest>/part-<digest>.parquet       text_hash, vector; a night adds what
+    is new prepared/<digest>/vectors/<weights digest>/domain=<d>.npy  (items, width) float32, rows
+    as in the catalogue
 
     folder = encode_catalogue(store, prepared, BackboneSource(store, config.model))
     vectors = read_vectors(store, folder, "shop")
@@ -37,7 +38,7 @@ TEXTS_A_PART = 2_048
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """Where every worker finds the backbone: in a model folder of the store, or by `model.backbone`."""
+    """Where workers find the backbone: in a model folder of the store, or by `model.backbone`."""
 
     store: Store
     settings: ModelConfig
@@ -71,7 +72,7 @@ class EncodeTexts:
 
 
 def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -> str:
-    """Encode what is not cached, assemble a matrix a domain, and return the folder of the matrices."""
+    """Encode what is not cached, assemble a matrix a domain, and return their folder."""
     backbone = source.load()
     digest = weights_digest(backbone)[:16]
     folder = f"{prepared.folder}/vectors/{digest}"
@@ -102,7 +103,7 @@ def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -
 
 
 def read_vectors(store: Store, folder: str, domain: str) -> np.ndarray:
-    """Return a domain's text vectors, (items, width) float32, in catalogue order; zero where there is no text."""
+    """Return a domain's text vectors, (items, width) float32; zero where there is no text."""
     matrix: np.ndarray = np.load(
         io.BytesIO(store.read_bytes(_matrix_path(folder, domain))), allow_pickle=False
     )

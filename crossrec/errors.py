@@ -6,10 +6,12 @@
         ├── InputError       a table, file or row of the input
         └── StorageError     the place where results go or come from
 
-Every message says where, what was expected, what was found and how to mend it; `explain` puts the four together:
+Every message says where, what was expected, what was found and how to mend it; `explain` puts the
+four together:
 
-    >>> str(InputError(explain("s3://b/p7.parquet", "timestamp of type timestamp", "int64", "re-export the column")))
-    's3://b/p7.parquet: expected timestamp of type timestamp, found int64; re-export the column'
+    >>> str(InputError(explain("s3://b/p7.parquet", "timestamp of type timestamp", "int64",
+    "re-export the column"))) 's3://b/p7.parquet: expected timestamp of type timestamp, found int64;
+    re-export the column'
 """
 
 

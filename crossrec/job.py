@@ -1,9 +1,10 @@
-"""What every command of jobs/ does around its stage: read the config, join or start Ray, speak, exit.
+"""What every command of jobs/ does around its stage: config, Ray, summary, exit code.
 
     if __name__ == "__main__":
         run_job(__doc__, "crossrec.score.pipeline:score")
 
-The heavy imports happen after the arguments are read, so that --help and a misspelt key answer at once.
+The heavy imports happen after the arguments are read, so that --help and a misspelt key answer at
+once.
 """
 
 import argparse
@@ -17,24 +18,29 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from crossrec.config import Config, load_config
+from crossrec.config import Config
+from crossrec.configfile import load_config
 from crossrec.errors import UserError
 from crossrec.runlog import log, print_summary, start_logging
 
 LOGICAL_CPUS = 4
-"""At least so many on one machine: Ray Data streams beside workers that hold CPUs, and needs some of its own."""
+"""At least so many on one machine: Ray Data streams beside workers that hold CPUs, and needs some
+of its own."""
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """Of a Ray that a job starts for itself: buckets pass through, nothing stays."""
 
 
 WORKER_ENVIRONMENT = {
-    # Threads that wait for work sleep; on a busy machine spinning ones made a training step five times slower.
+    # Threads that wait for work sleep; on a busy machine spinning ones made a training step five
+    # times slower.
     "OMP_WAIT_POLICY": "PASSIVE",
     # One actor lists a few files in 1 s, the default 32 in 6 s (Ray 2.60).
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Asks the dashboard, which a Ray of our own does not have, every second, and complains.
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -42,11 +48,11 @@ WORKER_ENVIRONMENT = {
 
 
 def run_job(doc: str | None, function: str) -> NoReturn:
-    """Run a stage, named "module:function", and exit 0, 1 or 2; the last line of stdout is its JSON summary.
+    """Run a stage, print its JSON summary as the last line of stdout, and exit 0, 1 or 2.
 
     Args:
         doc: what --help says.
-        function: takes (config, store), returns the summary.
+        function: "module:function" that takes (config, store) and returns the summary.
     """
     arguments = _parse(doc)
     start_logging()

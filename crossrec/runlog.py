@@ -1,4 +1,4 @@
-"""How a job speaks: progress on stderr, one JSON object as the last line of stdout, exit codes 0, 1 and 2.
+"""How a job speaks: progress on stderr, one JSON object as the last line of stdout.
 
 with stage("prepare") as facts:
     facts["rows"] = 5_000_000

@@ -5,7 +5,8 @@
 - item: something that can be recommended; its key is (domain, item_id).
 - event: one user-item action at a `timestamp` (UTC).
 - history: a user's events, oldest first, across all domains.
-- catalogue: the items. An item's *row* is its place in the catalogue sorted by (domain, item_id), so that every
+- catalogue: the items. An item's *row* is its place in the catalogue sorted by (domain, item_id),
+so that every
   domain is one contiguous range of rows.
 - candidate: an item of the target domain that may be shown.
 - score: float32, higher is better. rank: from 1.
@@ -33,7 +34,8 @@ HISTORIES = pa.schema(
         pa.field("timestamps", pa.list_(pa.int64()), nullable=False),
     ]
 )
-"""One row a user, sorted by user_id: catalogue rows and microseconds since 1970 UTC, oldest first; ties by row."""
+"""One row a user, sorted by user_id: catalogue rows and microseconds since 1970 UTC, oldest first;
+ties by row."""
 
 CATALOGUE = pa.schema(
     [
@@ -43,7 +45,8 @@ CATALOGUE = pa.schema(
         pa.field("category", pa.string()),
     ]
 )
-"""One row an item, sorted by (domain, item_id); `text` joins the configured text columns, empty where all are null."""
+"""One row an item, sorted by (domain, item_id); `text` joins the configured text columns, empty
+where all are null."""
 
 ACTIVITY = pa.schema(
     [
@@ -52,7 +55,8 @@ ACTIVITY = pa.schema(
         pa.field("events", pa.int32(), nullable=False),
     ]
 )
-"""Events an item had on a day, sorted by (row, day): all that popularity and age are computed from."""
+"""Events an item had on a day, sorted by (row, day): all that popularity and age are computed
+from."""
 
 REJECTS = pa.schema(
     [
@@ -66,7 +70,8 @@ REJECTS = pa.schema(
         pa.field(TIMESTAMP, pa.string()),
     ]
 )
-"""One row a rejected input row: where it stood (row from 0 in its file), why it was refused, and what it said."""
+"""One row a rejected input row: where it stood (row from 0 in its file), why it was refused, and
+what it said."""
 
 SCORES = pa.schema(
     [
@@ -75,7 +80,8 @@ SCORES = pa.schema(
         pa.field("scores", pa.list_(pa.float32()), nullable=False),
     ]
 )
-"""One row a (user, domain), sorted by user_id, best item first; the domain is the Hive partition of the path."""
+"""One row a (user, domain), sorted by user_id, best item first; the domain is the Hive partition of
+the path."""
 
 DEFAULTS = pa.schema(
     [

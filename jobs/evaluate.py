@@ -1,6 +1,6 @@
 """Judge the hold-out beside baselines, and write metrics.json and report.html (stage 3).
 
-    python jobs/evaluate.py CONFIG.yaml [section.key=value ...]
+python jobs/evaluate.py CONFIG.yaml [section.key=value ...]
 """
 
 from crossrec.job import run_job

@@ -1,6 +1,6 @@
 """Fine-tune the recommender on Ray Train (stage 2); a killed run continues.
 
-    python jobs/finetune.py CONFIG.yaml [section.key=value ...]
+python jobs/finetune.py CONFIG.yaml [section.key=value ...]
 """
 
 from crossrec.job import run_job

@@ -1,6 +1,6 @@
 """Run the whole night: prepare, finetune, evaluate, score, publish; a rerun continues it.
 
-    python jobs/nightly.py CONFIG.yaml [section.key=value ...]
+python jobs/nightly.py CONFIG.yaml [section.key=value ...]
 """
 
 from crossrec.job import run_job

@@ -1,6 +1,6 @@
 """Check behaviour and catalogue, and lay histories out in buckets (stage 1).
 
-    python jobs/prepare.py CONFIG.yaml [section.key=value ...]
+python jobs/prepare.py CONFIG.yaml [section.key=value ...]
 """
 
 from crossrec.job import run_job

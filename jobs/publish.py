@@ -1,6 +1,6 @@
 """Verify the run's files, write its manifest and switch readers to it (stage 5).
 
-    python jobs/publish.py CONFIG.yaml [section.key=value ...]
+python jobs/publish.py CONFIG.yaml [section.key=value ...]
 """
 
 from crossrec.job import run_job

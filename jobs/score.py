@@ -1,6 +1,6 @@
 """Score every user in every domain on Ray Data (stage 4); a rerun does what is missing.
 
-    python jobs/score.py CONFIG.yaml [section.key=value ...]
+python jobs/score.py CONFIG.yaml [section.key=value ...]
 """
 
 from crossrec.job import run_job

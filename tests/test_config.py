@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from crossrec.config import Config, ScoreConfig, load_config
+from crossrec.config import Config, ScoreConfig
+from crossrec.configfile import load_config
 from crossrec.errors import ConfigError
 
 

@@ -1,7 +1,7 @@
 """What was known at a moment: histories cut in time, targets, and the state of items on a day.
 
-Training, validation, hold-out and the night itself all cut time here, so that they cannot drift apart. Time is cut by
-whole days: on day d everything before d is known, and nothing of d.
+Training, validation, hold-out and the night itself all cut time here, so that they cannot drift
+apart. Time is cut by whole days: on day d everything before d is known, and nothing of d.
 
     histories = flatten(read_histories(store, prepared, bucket))
     known = before(histories, day)
@@ -26,7 +26,8 @@ Array = np.ndarray
 class Histories:
     """Histories laid end to end: user u has events offsets[u]:offsets[u + 1], oldest first.
 
-    user_ids: (U,) Arrow strings. offsets: (U + 1,) int64. rows: (E,) int32 catalogue rows. days: (E,) int32.
+    user_ids: (U,) Arrow strings. offsets: (U + 1,) int64. rows: (E,) int32 catalogue rows. days:
+    (E,) int32.
     """
 
     user_ids: pa.Array
@@ -94,8 +95,8 @@ def before(histories: Histories, day: int) -> Histories:
 def new_events(histories: Histories, start: int, stop: int) -> tuple[Array, Array]:
     """Return what known users did for the first time in days start..stop-1.
 
-    An event counts once per (user, item), not if the user had the item before `start`, and not if the user had no
-    event at all before `start`.
+    An event counts once per (user, item), not if the user had the item before `start`, and not if
+    the user had no event at all before `start`.
 
     Returns:
         Users (N,) int64 and catalogue rows (N,) int32, sorted by user, then row.
@@ -113,7 +114,8 @@ def new_events(histories: Histories, start: int, stop: int) -> tuple[Array, Arra
 class PaddedHistories:
     """The newest events of each user as a matrix, oldest first; column 0 stands for "no event yet".
 
-    rows: (B, L) int64, -1 where there is no event. days: (B, L) int32, repeating the last day in the padding.
+    rows: (B, L) int64, -1 where there is no event. days: (B, L) int32, repeating the last day in
+    the padding.
     lengths: (B,) int64, events in the row: the column of a user's newest event.
     """
 
@@ -123,7 +125,7 @@ class PaddedHistories:
 
 
 def pad(histories: Histories, max_history: int) -> PaddedHistories:
-    """Lay the newest `max_history` events of each user into a matrix of 1 + the longest kept length columns."""
+    """Lay the newest `max_history` events of each user into a matrix, one row a user."""
     kept = np.minimum(histories.lengths, max_history)
     length = int(kept.max(initial=0))
     column = np.arange(length)
@@ -140,13 +142,15 @@ def pad(histories: Histories, max_history: int) -> PaddedHistories:
 
 
 def training_targets(padded: PaddedHistories, histories: Histories) -> tuple[Array, Array, Array]:
-    """Return what is to be predicted from where: each event, from the newest position of an earlier day.
+    """Return what is predicted from where: each event, from the newest earlier day.
 
-    Within a day the order says nothing and the night never sees part of a day, so an event of day d is predicted from
-    what was known before d. Events whose source was cut off by `max_history` are left out.
+    Within a day the order says nothing and the night never sees part of a day, so an event of day d
+    is predicted from what was known before d. Events whose source was cut off by `max_history` are
+    left out.
 
     Returns:
-        (N,) int64 each: batch row, source column, target column; sorted by batch row, then target column.
+        (N,) int64 each: batch row, source column, target column; sorted by batch row, then target
+        column.
     """
     length = padded.rows.shape[1]
     columns = np.arange(length)
@@ -161,7 +165,7 @@ def training_targets(padded: PaddedHistories, histories: Histories) -> tuple[Arr
 
 @dataclass(frozen=True)
 class Activity:
-    """Events of each item by day, sorted by (row, day): (N,) int32 each; `items` is the catalogue's size."""
+    """Events of each item by day, sorted by (row, day), (N,) int32 each; of `items` items."""
 
     rows: Array
     days: Array
@@ -169,7 +173,7 @@ class Activity:
     items: int
 
     def decayed(self, day: int, half_life_days: float) -> Array:
-        """Return each item's popularity on a day, (items,) float32: events before it, halved every half-life."""
+        """Return (items,) float32: each item's events before a day, halved every half-life."""
         known = self.days < day
         weights = np.exp2((self.days[known] - day + 1) / half_life_days) * self.events[known]
         return np.bincount(self.rows[known], weights, self.items).astype(np.float32)
@@ -188,4 +192,5 @@ def load_activity(store: Store, prepared: Prepared) -> Activity:
         part = pl.DataFrame(pl.from_arrow(store.read_parquet(path)))
         total = pl.concat([total, part]).group_by("row", "day").agg(pl.col("events").sum())
     total = total.sort("row", "day")
-    return Activity(*(total[name].to_numpy() for name in ("row", "day", "events")), prepared.items)
+    rows, days, events = (total[name].to_numpy() for name in ("row", "day", "events"))
+    return Activity(rows, days, events, prepared.items)

@@ -1,4 +1,4 @@
-"""Where the input lies: what the config names, or the embedded demo, written once beside the results.
+"""Where the input lies: what the config names, or the embedded demo, written once.
 
 config = resolve_input(config, store)   # data.events and data.items are now given
 """

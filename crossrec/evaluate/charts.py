@@ -35,7 +35,7 @@ def bars(title: str, rows: Sequence[Bar], limit: float, note: str = "") -> Marku
     parts = []
     for place, row in enumerate(rows):
         top, end = place * ROW_HEIGHT, LABEL_WIDTH + row.value * scale
-        label = row.label if len(row.label) <= 20 else row.label[:19] + "…"
+        label = row.label if len(row.label) <= 20 else row.label[:15] + "…"
         tip = tag("title", f"{row.label}: {measure(row.value)}")
         name = tag("text", label, x=LABEL_WIDTH - 8, y=top + 16, class_="name")
         shape = tag(
@@ -128,7 +128,7 @@ def weeks(title: str, events: dict[date, int], cut: date | None = None, note: st
     )
     gaps = weeks_shown - sum(1 for number in events.values() if number)
     if gaps:
-        said += f"; {count(gaps)} weeks without events"
+        said += f"; {count(gaps)} week{'s' if gaps > 1 else ''} without events"
     return _figure(title, note, bottom + 22, said, parts)
 
 

@@ -1,4 +1,4 @@
-"""Stage 3, evaluate: judge the hold-out on lists that the scoring code wrote, beside baselines written the same way.
+"""Stage 3, evaluate: judge the hold-out on lists that the scoring code wrote.
 
 runs/<run_id>/holdout/domain=<d>/*.parquet              the model's lists
 runs/<run_id>/baselines/<system>/domain=<d>/*.parquet   the baselines' lists
@@ -28,7 +28,8 @@ from crossrec.score.pipeline import score_buckets
 from crossrec.storage import Store
 
 MAX_USERS = 200_000
-"""Users of the input among whom the hold-out is judged: more do not change the third digit of a mean."""
+"""Users of the input among whom the hold-out is judged: more do not change the third digit of a
+mean."""
 
 LIST_LENGTH = 50
 """Items a judged list holds."""
@@ -99,8 +100,8 @@ def holdout_truth(
     """Return what known users did for the first time in days start..stop-1.
 
     Returns:
-        user_id, domain, item_id, is_cold_item (no event of anybody before `start`), is_cold_in_domain (the user had
-        no event in the domain before `start`).
+        user_id, domain, item_id, is_cold_item (no event of anybody before `start`),
+        is_cold_in_domain (the user had no event in the domain before `start`).
     """
     is_warm = load_activity(store, prepared).counts(-(2**31), start) > 0
     names = [domain.name for domain in prepared.domains]

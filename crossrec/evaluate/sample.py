@@ -1,4 +1,4 @@
-"""A few users for the report: what they did, what each domain would have shown them, what they did next.
+"""A few users for the report: what they did, were shown, and did next.
 
 sample = sample_users(job, truth, buckets)
 """

@@ -104,12 +104,14 @@ def headline(metrics: Metrics) -> str:
     if own < peer:
         return (
             f"{when}, a baseline is better than crossrec: {name_of(best)} reaches {measured} "
-            f"{measure(peer)}, crossrec {measure(own)} ({100 * (1 - own / peer):.0f} % less)."
+            f"{measure(peer)}, crossrec {measure(own)} ({100 * (1 - own / peer):.0f}\u00a0% less)."
         )
     if not peer:
         return f"{reached}, while every baseline scores 0."
     ratio = (
-        f"{own / peer:.1f} times" if own >= 1.1 * peer else f"{100 * (own / peer - 1):.0f} % above"
+        f"{own / peer:.1f} times"
+        if own >= 1.1 * peer
+        else f"{100 * (own / peer - 1):.0f}\u00a0% above"
     )
     return f"{reached}, {ratio} the best baseline ({name_of(best)}: {measure(peer)})."
 
@@ -136,9 +138,11 @@ def _by_domain(metrics: Metrics) -> str:
     if compared < 2:
         return ""
     if not behind:
-        return f"It is ahead of every baseline in all {compared} domains."
+        return f"crossrec is ahead of every baseline in all {compared} domains."
+    if len(behind) == compared:
+        return f"crossrec leads in none of the {compared} domains."
     listed = ", ".join(behind[:3]) + (f" and {len(behind) - 3} more" if len(behind) > 3 else "")
-    return f"It leads in {compared - len(behind)} of {compared} domains, and not in {listed}."
+    return f"crossrec leads in {compared - len(behind)} of {compared} domains, and not in {listed}."
 
 
 def _by_training(metrics: Metrics) -> str:
@@ -148,7 +152,7 @@ def _by_training(metrics: Metrics) -> str:
         return ""
     if own <= before:
         return f"Training did not help: before it, the same model had {measure(before)}."
-    return f"Training raised it from {measure(before)} to {measure(own)}."
+    return f"Training raised its NDCG from {measure(before)} to {measure(own)}."
 
 
 def _in_words(metrics: Metrics) -> str:

@@ -72,7 +72,7 @@ def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False)
     Raises:
         ConfigError: there is no such model, or it holds no safetensors or no tokenizer.
     """
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -97,7 +97,7 @@ def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False)
 
 
 def weights_digest(backbone: TextBackbone) -> str:
-    """Return the sha256 of all weights and of how texts are cut: equal digests give equal vectors."""
+    """Return the sha256 of all weights and of how texts are cut."""
     digest = hashlib.sha256(f"mean|{backbone.max_tokens}".encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
         digest.update(name.encode())
@@ -112,6 +112,7 @@ def select_trainable(backbone: TextBackbone, trainable: str, top_layers: int) ->
         backbone: changed in place.
         trainable: "head" (nothing of the backbone), "top" (its last `top_layers` layers), or "all".
         top_layers: at most the number of layers.
+
     Raises:
         ConfigError: the backbone has no stack of layers that is as deep.
     """
@@ -139,7 +140,7 @@ def _layers(model: nn.Module, count: int) -> list[nn.Module]:
                 "model.top_layers", "at most the backbone's layers", found, "use a smaller number"
             )
         )
-    return list(max(stacks, key=len))[-count:]
+    return list(max(stacks, key=lambda stack: len(stack)))[-count:]
 
 
 @torch.inference_mode()
@@ -163,7 +164,8 @@ def _batches_of_similar_length(texts: Sequence[str], max_tokens: int) -> Iterato
     characters = np.fromiter((len(text) for text in texts), np.int64, len(texts))
     order = np.argsort(characters, kind="stable")
     order = order[characters[order] > 0]
-    # 3: below the characters a token has in most languages' word pieces, so the estimate errs to more.
+    # 3: below the characters a token has in most languages' word pieces, so the estimate errs to
+    # more.
     tokens = np.minimum(characters[order] // 3 + 3, max_tokens)
     start = 0
     while start < len(order):

@@ -1,7 +1,8 @@
 """Choosing how much text, sequence and popularity count, by NDCG@10 on the validation slice.
 
-Likelihood spends itself on the long tail and gives the top of the list away, so the weights of the parts are chosen by
-the metric itself: a grid search over a shortlist that holds every candidate any weighting would put on top.
+Likelihood spends itself on the long tail and gives the top of the list away, so the weights of the
+parts are chosen by the metric itself: a grid search over a shortlist that holds every candidate any
+weighting would put on top.
 
 Tensor suffixes: P pairs, C candidates of the domain, S shortlist, H half-lives, W model width.
 """
@@ -20,22 +21,26 @@ MIXES = ((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (1.0, 1.0), (0.5, 1.0), (0.25, 1.0
 """Weights of (text, sequence) that are tried."""
 POPULARITY_WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 K = 10
-PROBES = tuple(
-    (text, sequence, popularity, half_life)
-    for text, sequence, popularity in (
-        (1.0, 0.0, 0.05),
-        (1.0, 0.0, 0.2),
-        (0.0, 1.0, 0.05),
-        (0.0, 1.0, 0.2),
-        (1.0, 1.0, 0.1),
-        (1.0, 1.0, 0.4),
-    )
-    for half_life in (2, 5)
-) + ((1.0, 0.0, 0.0, 0), (0.0, 1.0, 0.0, 0))
+PROBES = (
+    *tuple(
+        (text, sequence, popularity, half_life)
+        for text, sequence, popularity in (
+            (1.0, 0.0, 0.05),
+            (1.0, 0.0, 0.2),
+            (0.0, 1.0, 0.05),
+            (0.0, 1.0, 0.2),
+            (1.0, 1.0, 0.1),
+            (1.0, 1.0, 0.4),
+        )
+        for half_life in (2, 5)
+    ),
+    (1.0, 0.0, 0.0, 0),
+    (0.0, 1.0, 0.0, 0),
+)
 PROBE_DEPTH = 24
 POPULAR_DEPTH = 64
-"""The shortlist of a pair: what each probe (text, sequence, popularity, half-life) puts on top of its unseen items, and
-the most popular items at every half-life."""
+"""The shortlist of a pair: what each probe (text, sequence, popularity, half-life) puts on top of
+its unseen items, and the most popular items at every half-life."""
 PAIRS_A_BLOCK = 256
 
 
@@ -43,9 +48,10 @@ PAIRS_A_BLOCK = 256
 class Slice:
     """The validation pairs of one domain.
 
-    profile_PW, queries_PW: the untrained and the learned query. texts_CW, vectors_CW: the items' two vectors.
-    popularity_HC: decayed popularity for each of HALF_LIVES_DAYS. seen: (pair, candidate) indices, int64 (2, n), of
-    what the pair's user already has. relevant: the same for what they did next.
+    profile_PW, queries_PW: the untrained and the learned query. texts_CW, vectors_CW: the items'
+    two vectors.
+    popularity_HC: decayed popularity for each of HALF_LIVES_DAYS. seen: (pair, candidate) indices,
+    int64 (2, n), of what the pair's user already has. relevant: the same for what they did next.
     """
 
     profile_PW: Tensor
@@ -67,26 +73,35 @@ class _Shortlist:
 
 
 def choose_blends(
-    slices: Mapping[str, Slice], with_sequence: bool = True
+    slices: Mapping[str, Sequence[Slice]], with_sequence: bool = True
 ) -> tuple[dict[str, Blend], float]:
     """Return each domain's best weights and the NDCG@10 over all pairs that they reach together.
 
-    A domain's choice maximises its own NDCG plus that of all pairs: a domain with few pairs follows the others.
+    A domain's choice maximises its own NDCG plus that of all pairs: a domain with few pairs follows
+    the others.
 
     Args:
-        slices: validation pairs by domain; a domain without pairs gets what is best for all,
-            and all get the default where there is no pair anywhere.
-        with_sequence: whether the learned query may be used; without it, this is the model before training.
+        slices: validation pairs by domain, one slice a moment: a weighting must serve on more than
+        one day, or it
+            follows whatever sold on the eve of the only one. A domain without pairs gets what is
+            best for all, and all get the default where there is no pair anywhere.
+        with_sequence: whether the learned query may be used; without it, this is the model before
+        training.
     """
     mixes = MIXES if with_sequence else MIXES[:1]
     grid = list(product(mixes, POPULARITY_WEIGHTS, range(len(HALF_LIVES_DAYS))))
-    pairs = torch.tensor([len(part.profile_PW) for part in slices.values()], dtype=torch.float64)
+    pairs = torch.tensor(
+        [sum(len(part.profile_PW) for part in parts) for parts in slices.values()],
+        dtype=torch.float64,
+    )
     if not pairs.sum():
         return dict.fromkeys(slices, Blend()), 0.0
     ndcg_DG = torch.zeros(len(slices), len(grid), dtype=torch.float64)
-    for index, part in enumerate(slices.values()):
-        if len(part.profile_PW):
-            ndcg_DG[index] = _grid_ndcg(_shortlist(part), grid)
+    for index, parts in enumerate(slices.values()):
+        for part in parts:
+            if len(part.profile_PW):
+                share = len(part.profile_PW) / float(pairs[index])
+                ndcg_DG[index] += share * _grid_ndcg(_shortlist(part), grid)
     overall_G = (pairs / pairs.sum()) @ ndcg_DG
     chosen: dict[str, Blend] = {}
     reached = 0.0
@@ -99,7 +114,7 @@ def choose_blends(
 
 
 def _shortlist(part: Slice) -> _Shortlist:
-    """Gather, for each pair, the unseen items that any of a few very different weightings puts on top."""
+    """Gather, for each pair, the unseen items that any of a few weightings puts on top."""
     log_popularity_HC = torch.log(part.popularity_HC + POPULARITY_FLOOR)
     popular_C = log_popularity_HC.topk(
         min(POPULAR_DEPTH, log_popularity_HC.shape[1]), dim=1
@@ -139,7 +154,7 @@ def _shortlist(part: Slice) -> _Shortlist:
 
 
 def _mark(pairs: Tensor, start: int, shape: torch.Size) -> Tensor:
-    """Return a bool matrix that is true at the (pair, candidate) indices which fall into the block."""
+    """Return a bool matrix, true at the (pair, candidate) indices inside the block."""
     inside = (pairs[0] >= start) & (pairs[0] < start + shape[0])
     marked = torch.zeros(shape, dtype=torch.bool)
     marked[pairs[0, inside] - start, pairs[1, inside]] = True
@@ -152,7 +167,8 @@ def _grid_ndcg(part: _Shortlist, grid: Sequence[tuple[tuple[float, float], float
     result_G = torch.zeros(len(grid), dtype=torch.float64)
     for index, ((text, sequence), popularity, half_life) in enumerate(grid):
         scores_PS = popularity * part.log_popularity_HPS[half_life]
-        # A masked entry is -inf in both parts; 0 * -inf would be NaN, so an unused part is left out.
+        # A masked entry is -inf in both parts; 0 * -inf would be NaN, so an unused part is left
+        # out.
         for weight, values_PS in ((text, part.text_PS), (sequence, part.sequence_PS)):
             if weight:
                 scores_PS = scores_PS + weight * values_PS

@@ -2,8 +2,8 @@
 
 models/<model_id>/model.safetensors   the recommender
 models/<model_id>/config.json         settings, domains, blends, what it was trained on
-models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in training
-models/<model_id>/backbone/           the text backbone, as transformers saves it
+models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in
+training models/<model_id>/backbone/           the text backbone, as transformers saves it
 
 model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
@@ -35,8 +35,10 @@ from crossrec.storage import Store
 class Model:
     """A trained model in memory.
 
-    items: table of domain, item_id, events; row r belongs to row r of the id embedding. domains: those trained on.
-    blends: weights by domain, of the trained model (`blends`) and of the model before training (`step0`).
+    items: table of domain, item_id, events; row r belongs to row r of the id embedding. domains:
+    those trained on.
+    blends: weights by domain, of the trained model (`blends`) and of the model before training
+    (`step0`).
     facts: what a person or program may want to know (digests, dates, metrics).
     """
 
@@ -49,7 +51,7 @@ class Model:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def id_rows(self, catalogue: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Return, for each row of a catalogue, its row in the id embedding (-1: new) and its events in training."""
+        """Return each catalogue row's id-embedding row (-1: new) and events in training."""
         known = pl.DataFrame(pl.from_arrow(self.items)).with_row_index("id")
         wanted = pl.DataFrame(pl.from_arrow(catalogue.select([DOMAIN, ITEM_ID])))
         found = wanted.join(known, on=[DOMAIN, ITEM_ID], how="left", maintain_order="left")
@@ -66,6 +68,7 @@ def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
         source: local folder, fsspec URI of a folder, `pkg://package/path`, or hub id.
         options: options of the filesystem of a URI.
         cache: local folder into which a URI is copied.
+
     Raises:
         ConfigError: the package is not installed, or the folder does not exist.
     """
@@ -178,12 +181,12 @@ def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
 
 
 def optimizer_to_bytes(optimizer: torch.optim.Optimizer) -> bytes:
-    """Return an optimizer's state; read it back with `optimizer_from_bytes`, which unpickles tensors and numbers only."""
+    """Return an optimizer's state, for `optimizer_from_bytes`."""
     sink = io.BytesIO()
     torch.save(optimizer.state_dict(), sink)
     return sink.getvalue()
 
 
 def optimizer_from_bytes(optimizer: torch.optim.Optimizer, data: bytes) -> None:
-    """Restore what `optimizer_to_bytes` wrote."""
+    """Restore what `optimizer_to_bytes` wrote; only tensors and numbers are unpickled."""
     optimizer.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))

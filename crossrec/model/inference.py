@@ -22,14 +22,14 @@ ITEMS_A_BLOCK = 65_536
 
 @dataclass(frozen=True)
 class ItemState:
-    """Both vectors of every item of the catalogue: untrained text (I, W) and learned (I, W), float32."""
+    """Both vectors of every catalogue item: untrained text and learned, (I, W) float32 each."""
 
     texts_IW: Tensor
     vectors_IW: Tensor
 
 
 def domain_of_rows(rows: np.ndarray, bounds: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Return the index of the domain of each catalogue row; the number of domains where the row is -1."""
+    """Return the domain index of each catalogue row; the number of domains for row -1."""
     starts = np.array([start for start, _ in bounds])
     return np.where(rows >= 0, np.searchsorted(starts, rows, side="right") - 1, len(bounds))
 
@@ -72,7 +72,7 @@ def user_queries(
     bounds: Sequence[tuple[int, int]],
     day: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return the untrained profile (B, W) and the learned query for every domain (B, D, W), in one pass.
+    """Return the untrained profile (B, W) and the learned query of every domain (B, D, W).
 
     Args:
         recommender: in evaluation mode.

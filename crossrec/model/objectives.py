@@ -1,9 +1,10 @@
 """What fine-tuning minimises: softmax over the target domain's items, full or sampled.
 
-In: a batch of histories with targets. Out: the summed loss and the number of targets, so that workers with unequal
-batches still average to the loss of the one global batch.
+In: a batch of histories with targets. Out: the summed loss and the number of targets, so that
+workers with unequal batches still average to the loss of the one global batch.
 
-Tensor suffixes: B users, L positions, N targets, C candidates, U unique items of a batch, T text width, W model width.
+Tensor suffixes: B users, L positions, N targets, C candidates, U unique items of a batch, T text
+width, W model width.
 """
 
 from collections.abc import Callable
@@ -16,14 +17,16 @@ from torch.nn import functional
 from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
 
 TextOf = Callable[[Tensor], Tensor]
-"""Catalogue rows (U,) -> text vectors (U, T): a table look-up, or a pass through a backbone that learns."""
+"""Catalogue rows (U,) -> text vectors (U, T): a table look-up, or a pass through a backbone that
+learns."""
 
 
 @dataclass(frozen=True)
 class Targets:
     """What is predicted from where; all (N,) int64.
 
-    users_N: row of the batch. sources_N: column of the newest event known. rows_N: catalogue row of the target.
+    users_N: row of the batch. sources_N: column of the newest event known. rows_N: catalogue row of
+    the target.
     elapsed_N: days from the source to the target.
     """
 
@@ -46,9 +49,9 @@ class Targets:
 class ItemTable:
     """What the loss needs to know of the catalogue; buffers on the device of the model.
 
-    ids_I: row in the id embedding, -1 for none. counts_I: float32 events in training. bounds: (start, stop) of the
-    catalogue rows of each domain. full_softmax_items: domains up to this size use every item. negatives: uniform
-    negatives a domain and step of larger ones.
+    ids_I: row in the id embedding, -1 for none. counts_I: float32 events in training. bounds:
+    (start, stop) of the catalogue rows of each domain. full_softmax_items: domains up to this size
+    use every item. negatives: uniform negatives a domain and step of larger ones.
     """
 
     ids_I: Tensor
@@ -70,8 +73,9 @@ class NextEventLoss(nn.Module):
     def forward(self, batch: HistoryBatch, targets: Targets, generator: torch.Generator) -> Tensor:
         """Return the loss summed over the targets.
 
-        Logits are cosine / temperature + log(1 + events of the item): what is popular anyway need not be learned, and
-        the night adds what is popular *then* (model.recommender). Every unique item of the batch is encoded once.
+        Logits are cosine / temperature + log(1 + events of the item): what is popular anyway need
+        not be learned, and the night adds what is popular *then* (model.recommender). Every unique
+        item of the batch is encoded once.
         """
         candidates = [
             self._candidates(targets.rows_N, domain, generator)
@@ -107,11 +111,11 @@ class NextEventLoss(nn.Module):
             )
             offset_C = torch.log1p(self.items.counts_I[rows_C]) - log_share_C
             labels_N = torch.searchsorted(rows_C, targets.rows_N[asked])
-            logits_NC = logits_NC + offset_C
             # The target itself is there with certainty, whatever the chance of its being drawn.
-            logits_NC = logits_NC.scatter_add(
-                1, labels_N.unsqueeze(1), log_share_C[labels_N].unsqueeze(1)
-            )
+            logits_NC = logits_NC + offset_C
+            logits_NC[torch.arange(len(labels_N), device=labels_N.device), labels_N] += log_share_C[
+                labels_N
+            ]
             total = total + functional.cross_entropy(logits_NC, labels_N, reduction="sum")
         return total
 
@@ -127,11 +131,12 @@ class NextEventLoss(nn.Module):
     def _candidates(
         self, rows_N: Tensor, domain: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return sorted candidate rows (C,) without repeats and the log of each one's chance to be among them.
+        """Return distinct, sorted candidate rows (C,) and the log of each one's chance to be there.
 
-        A sample is the batch's own targets in the domain and uniform negatives; each candidate stands once, so a
-        negative never collides with a target. Dividing by the chance of being drawn (Horvitz and Thompson 1952) keeps
-        the sampled sum an unbiased estimate of the full one.
+        A sample is the batch's own targets in the domain and uniform negatives; each candidate
+        stands once, so a negative never collides with a target. Dividing by the chance of being
+        drawn (Horvitz and Thompson 1952) keeps the sampled sum an unbiased estimate of the full
+        one.
         """
         start, stop = self.items.bounds[domain]
         device = rows_N.device

@@ -1,14 +1,17 @@
-"""The cross-domain recommender: item vectors, a causal encoder over the mixed history, a query for every domain.
+"""The cross-domain recommender: item vectors, a history encoder, a query for every domain.
 
-    score(user, domain, item, day) = blend.text     * cos(recent texts of the user, text of the item)
+    score(user, domain, item, day) = blend.text     * cos(recent texts of the user, text of the
+    item)
                                    + blend.sequence * cos(query(user, domain), vector(item))
-                                   + blend.popularity * log(decayed popularity of the item on that day + FLOOR)
+                                   + blend.popularity * log(decayed popularity of the item on that
+                                   day + FLOOR)
 
-The first and last term need no training; at step 0 the model is that untrained mix, and fine-tuning learns what it
-lacks. One pass over a history gives the query of every domain (SASRec, Kang and McAuley 2018, with text items as in
-UniSRec, Hou et al. 2022).
+The first and last term need no training; at step 0 the model is that untrained mix, and fine-tuning
+learns what it lacks. One pass over a history gives the query of every domain (SASRec, Kang and
+McAuley 2018, with text items as in UniSRec, Hou et al. 2022).
 
-Tensor suffixes: B users, L positions (position 0 is "no event yet"), D domains, I items, T text width, W model width.
+Tensor suffixes: B users, L positions (position 0 is "no event yet"), D domains, I items, T text
+width, W model width.
 """
 
 from dataclasses import dataclass
@@ -44,7 +47,8 @@ class Blend:
 class HistoryBatch:
     """A batch of histories, oldest first, padded at the end.
 
-    rows_BL: catalogue row of each event, int64, -1 where there is none; position 0 is always -1 (no event yet).
+    rows_BL: catalogue row of each event, int64, -1 where there is none; position 0 is always -1 (no
+    event yet).
     domains_BL: index of the event's domain, int64, the number of domains where there is none.
     days_BL: day of the event, int32.
     """
@@ -67,11 +71,13 @@ class Recommender(nn.Module):
         super().__init__()
         width = settings.width
         self.settings = settings
-        # Fixed: what the untrained profile sees of a text. `start_from` fits it and starts the adaptor from it.
+        # Fixed: what the untrained profile sees of a text. `start_from` fits it and starts the
+        # adaptor from it.
         self.register_buffer("projection", torch.zeros(width, text_width))
         self.projection: Tensor
         self.adaptor = nn.Linear(text_width, width, bias=False)
-        # What stands in for the text of an item that has none; a zero vector has no direction to learn from.
+        # What stands in for the text of an item that has none; a zero vector has no direction to
+        # learn from.
         self.no_text = nn.Parameter(torch.randn(width) * width**-0.5)
         # Zero: an item starts as what its text says, and a rarely seen one stays near it.
         self.id_embedding = nn.Embedding(items, width)
@@ -84,7 +90,7 @@ class Recommender(nn.Module):
         layer = nn.TransformerEncoderLayer(
             width,
             settings.heads,
-            4 * width,
+            2 * width,
             settings.dropout,
             activation="gelu",
             batch_first=True,
@@ -94,12 +100,11 @@ class Recommender(nn.Module):
             layer, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
         self.query_domain = nn.Embedding(domains, width)
-        self.query = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+        answer = nn.Linear(2 * width, width)
+        self.query = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), answer)
         # Zero: before training the query is the profile of recent items.
-        nn.init.zeros_(self.query[2].weight)
-        nn.init.zeros_(self.query[2].bias)
+        nn.init.zeros_(answer.weight)
+        nn.init.zeros_(answer.bias)
         self.log_scale = nn.Parameter(torch.tensor(2.5))
         for embedding in (self.event_domain, self.gap, self.query_domain):
             nn.init.normal_(embedding.weight, std=0.02)
@@ -108,8 +113,8 @@ class Recommender(nn.Module):
     def start_from(self, text_IT: Tensor) -> None:
         """Let the model start as the untrained mix: project texts on their main directions.
 
-        Directions are those of the uncentred texts (right singular vectors), so that cosines survive; on real titles
-        128 of MiniLM's 384 keep the untrained mix's NDCG@10.
+        Directions are those of the uncentred texts (right singular vectors), so that cosines
+        survive; on real titles 128 of MiniLM's 384 keep the untrained mix's NDCG@10.
         """
         _, vectors_TT = torch.linalg.eigh((text_IT.T @ text_IT).double())
         kept = min(self.projection.shape)
@@ -127,7 +132,8 @@ class Recommender(nn.Module):
         Args:
             text_IT: text vectors.
             ids_I: row in the id embedding, -1 for an item that has none (it is new).
-            log_counts_I: log(1 + events the item had in training); decides how far the id is trusted.
+            log_counts_I: log(1 + events the item had in training); decides how far the id is
+            trusted.
         """
         gate_I1 = torch.sigmoid(self.id_gate(log_counts_I.unsqueeze(-1)))
         known_I1 = (ids_I >= 0).unsqueeze(-1)
@@ -175,7 +181,7 @@ def gap_bucket(days: Tensor) -> Tensor:
 
 
 def recent_mean(vectors_BLW: Tensor, known_BL: Tensor) -> Tensor:
-    """Return (B, L, W): for each position the unit mean of the newest events up to it, weighted by recency.
+    """Return (B, L, W): the unit mean of the newest events up to each position.
 
     Args:
         vectors_BLW: vectors of events, anything where `known_BL` is false.

@@ -24,10 +24,10 @@ from crossrec.storage import Store, encode_parquet
 class ScoreJob:
     """What every scoring actor does with a bucket.
 
-    model: folder of the model. items: folder of the item matrix. day: the day that is predicted; only earlier events
-    are known. outputs: folder of the lists by system. domains: those to write lists for. done: folder of the
-    completion records. active_until: where given, only users are scored who do something new in days
-    day..active_until-1, which is how a hold-out is judged.
+    model: folder of the model. items: folder of the item matrix. day: the day that is predicted;
+    only earlier events are known. outputs: folder of the lists by system. domains: those to write
+    lists for. done: folder of the completion records. active_until: where given, only users are
+    scored who do something new in days day..active_until-1, which is how a hold-out is judged.
     """
 
     store: Store
@@ -47,7 +47,7 @@ class ScoreJob:
 
 
 class ScoreBucket:
-    """Ray Data actor: scores the users of a bucket, writes its files, then its completion record."""
+    """Ray Data actor: scores a bucket's users, writes its files, then its record."""
 
     def __init__(self, job: ScoreJob) -> None:
         self.job = job

@@ -1,4 +1,4 @@
-"""The item matrix: every candidate's vectors and bias, computed once a run and read by every scoring actor.
+"""The item matrix: every candidate's vectors and bias, computed once a run.
 
     runs/<run_id>/items/<name>/domain=<d>.safetensors
         texts (items, W), vectors (items, W), bias_<system> (items,)   float32
@@ -6,8 +6,8 @@
     folder = build_items(store, spec)
     items = load_items(store, folder, domains)
 
-A *system* is one way to weigh the parts of the score: the model itself, the untrained backbone, a popularity window.
-The hold-out judges them all with the code that scores the night.
+A *system* is one way to weigh the parts of the score: the model itself, the untrained backbone, a
+popularity window. The hold-out judges them all with the code that scores the night.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from crossrec.storage import Store
 
 @dataclass(frozen=True)
 class System:
-    """How a domain's score is put together: weights of the two vectors, and the bias that is added."""
+    """How a score is put together: weights of the two vectors, and the bias that is added."""
 
     text: float
     sequence: float
@@ -53,8 +53,8 @@ def window_system(activity: Activity, day: int, days: int | None) -> System:
 class Items:
     """The item matrices of a run in memory.
 
-    state: both vectors of the whole catalogue. weights: (text, sequence) and biases: (items of the domain,) by system
-    and domain.
+    state: both vectors of the whole catalogue. weights: (text, sequence) and biases: (items of the
+    domain,) by system and domain.
     """
 
     state: ItemState
@@ -69,7 +69,7 @@ def build_items(
     systems: Mapping[str, Mapping[str, System]],
     folder: str,
 ) -> None:
-    """Compute the vectors of the whole catalogue under a model and store them with each system's bias.
+    """Compute all items' vectors under a model and store them with each system's bias.
 
     Args:
         store: of the run.
@@ -133,7 +133,7 @@ def night_systems(
 def holdout_systems(
     store: Store, prepared: Prepared, model_folder: str, day: int
 ) -> dict[str, dict[str, System]]:
-    """Return the model and what it is judged beside: itself before training, the backbone alone, popularity."""
+    """Return the model, and what it is judged beside."""
     activity = load_activity(store, prepared)
     model = load_model(store, model_folder)
     names = [domain.name for domain in prepared.domains]

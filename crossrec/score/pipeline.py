@@ -1,9 +1,10 @@
-"""Stage 4, score: buckets stream through actors that hold model and item matrix; one bucket is one unit of work.
+"""Stage 4, score: buckets stream through actors that hold model and item matrix.
 
-runs/<run_id>/plan.json                        what the run does; a rerun with another plan is refused
-runs/<run_id>/scores/domain=<d>/bucket-*.parquet
-runs/<run_id>/done/bucket-*.json               written after the bucket's files; a rerun does what is missing
-runs/<run_id>/defaults.parquet                 the list for users whom the input does not know
+runs/<run_id>/plan.json                        what the run does; a rerun with another plan is
+refused runs/<run_id>/scores/domain=<d>/bucket-*.parquet
+runs/<run_id>/done/bucket-*.json               written after the bucket's files; a rerun does what
+is missing runs/<run_id>/defaults.parquet                 the list for users whom the input does not
+know
 
 summary = score(config, store)
 """
@@ -38,8 +39,10 @@ def score(config: Config, store: Store) -> dict[str, Any]:
     """Run the stage on an initialised Ray; return counts and where the lists lie.
 
     Raises:
-        ConfigError: a domain of `score.domains` does not exist, or the run_id belongs to another plan.
-        CrossrecError: there is no model, or a bucket failed again and again; what is done stays done.
+        ConfigError: a domain of `score.domains` does not exist, or the run_id belongs to another
+        plan.
+        CrossrecError: there is no model, or a bucket failed again and again; what is done stays
+        done.
     """
     run = f"runs/{config.run_id}"
     with stage("score") as facts:
@@ -75,7 +78,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
 
 
 def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
-    """Score the buckets that have no completion record yet, on Ray Data; return how many that were."""
+    """Score the buckets that have no completion record yet; return how many that were."""
     records = set(job.store.list(job.done))
     missing = [
         bucket for bucket in buckets if job.record_path(bucket).rsplit("/", 1)[1] not in records
@@ -135,7 +138,7 @@ def _find_model(config: Config, store: Store) -> str:
 
 
 def _write_plan(config: Config, store: Store, prepared: Prepared, model: str) -> dict[str, Any]:
-    """Write what this run will do, once; refuse to go on with something else under the same name."""
+    """Write what this run will do, once; refuse another plan under the same run_id."""
     known = [domain.name for domain in prepared.domains]
     domains = list(config.score.domains or known)
     unknown = sorted(set(domains) - set(known))

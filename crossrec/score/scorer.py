@@ -23,12 +23,13 @@ from crossrec.score.catalogue import Items
 from crossrec.score.topk import top_k
 
 USERS_A_BATCH = 512
-"""Users a forward pass. Batches never span buckets, so that a bucket's scores do not depend on its neighbours."""
+"""Users a forward pass. Batches never span buckets, so that a bucket's scores do not depend on its
+neighbours."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists of one domain: rows (B, K) int64 within the domain, -1 past the end, and scores (B, K) float32."""
+    """Lists of one domain: rows (B, K) int64 within it, -1 past the end; scores (B, K) float32."""
 
     rows: np.ndarray
     scores: np.ndarray
@@ -55,7 +56,7 @@ class Scorer:
     def score(
         self, histories: Histories, day: int, wanted: Sequence[tuple[str, str]], k: int
     ) -> dict[tuple[str, str], Lists]:
-        """Return the k best unseen items for every (system, domain) that is wanted, by one pass over the histories.
+        """Return the k best unseen items for every (system, domain) that is wanted.
 
         Args:
             histories: what is known; only events before `day`. All of them count as seen.

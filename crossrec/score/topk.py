@@ -2,7 +2,8 @@
 
     rows, scores = top_k(queries, items, bias, seen, k=50)
 
-Tensor suffixes: B users, I items of the domain, C items of a block, W width, K list length, S seen pairs.
+Tensor suffixes: B users, I items of the domain, C items of a block, W width, K list length, S seen
+pairs.
 """
 
 import torch
@@ -28,11 +29,14 @@ def top_k(
         bias_I: float32, added to every user's score of the item.
         seen_S2: int64 (user, item) pairs that are left out, in any order.
         k: items a user, at least 1.
-        items_a_block: items whose scores are held at once; the result does not depend on it but where two scores
+        items_a_block: items whose scores are held at once; the result does not depend on it but
+        where two scores
             differ by less than the rounding of a product.
+
     Returns:
-        Item rows (B, K) int64 and scores (B, K) float32 with K = min(k, I); equal scores: the lower row first. Where
-        fewer items are unseen, the rest is -1 and -inf.
+        Item rows (B, K) int64 and scores (B, K) float32 with K = min(k, I); equal scores: the lower
+        row first. Where fewer items are unseen, the rest is -1 and -inf.
+
     Raises:
         ValueError: k is below 1.
     """
@@ -48,7 +52,8 @@ def top_k(
         inside_S = (rows_S >= start) & (rows_S < stop)
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
         scores_BK, rows_BK = _stable_top_k(scores_BC, min(k, stop - start))
-        # Earlier blocks come first, so that a stable choice keeps the lower row where scores are equal.
+        # Earlier blocks come first, so that a stable choice keeps the lower row where scores are
+        # equal.
         merged_scores = torch.cat([best_scores_BK, scores_BK], 1)
         merged_rows = torch.cat([best_rows_BK, rows_BK + start], 1)
         best_scores_BK, places_BK = _stable_top_k(merged_scores, min(k, merged_scores.shape[1]))
@@ -58,10 +63,10 @@ def top_k(
 
 
 def _stable_top_k(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k best of each row and their columns; equal scores keep the order of their columns.
+    """Return each row's k best and their columns; equal scores keep the order of columns.
 
-    `torch.topk` takes any of equal scores. Rows where more columns reach the k-th score than k are therefore sorted as
-    a whole; they are few, unless many items have nothing that tells them apart.
+    `torch.topk` takes any of equal scores. Rows where more columns reach the k-th score than k are
+    therefore sorted as a whole; they are few, unless many items have nothing that tells them apart.
     """
     scores_BK, columns_BK = scores_BC.topk(k, dim=1)
     reaching_B = (scores_BC >= scores_BK[:, -1:]).sum(1)

@@ -1,8 +1,8 @@
 """Stage 2, finetune: choose on the validation slice, then refit on everything up to as_of.
 
-Time is cut train | valid | hold-out. The `select` run trains on what lies before valid, stops early by NDCG@10 on it,
-and its best weights are judged on the hold-out; the `refit` run trains with the chosen number of epochs and blends on
-all events, and its weights are published.
+Time is cut train | valid | hold-out. The `select` run trains on what lies before valid, stops early
+by NDCG@10 on it, and its best weights are judged on the hold-out; the `refit` run trains with the
+chosen number of epochs and blends on all events, and its weights are published.
 
     models/<model_id>/                      the refitted model
     runs/<run_id>/train/selected/           the model that the hold-out judges, in the same form
@@ -132,7 +132,7 @@ def _digest(config: Config, prepared: Prepared) -> str:
 
 
 def _train(job: TrainJob, folder: str, name: str) -> dict[str, Any]:
-    """Train on Ray Train, from the newest checkpoint under this name; return the progress and the best weights."""
+    """Train, from the newest checkpoint under this name; return progress and best weights."""
     paths = [
         job.store.full_path(histories_path(job.prepared.folder, bucket))
         for bucket in range(job.prepared.buckets)
@@ -175,7 +175,8 @@ def _train(job: TrainJob, folder: str, name: str) -> dict[str, Any]:
 def _scaling(workers: int) -> ray.train.ScalingConfig:
     """Give each worker a GPU where the cluster has them, else an equal share of the CPUs.
 
-    One CPU in two stays free: Ray Data needs some to stream beside the workers, or nothing moves at all.
+    One CPU in two stays free: Ray Data needs some to stream beside the workers, or nothing moves at
+    all.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
@@ -200,7 +201,7 @@ def _export(
     folder: str,
     notes: dict[str, Any],
 ) -> None:
-    """Write the best weights of a training run, with the blends that validation chose, as a model folder."""
+    """Write the best weights and the blends that validation chose as a model folder."""
     import torch
 
     task = build_task(job, torch.device("cpu"))

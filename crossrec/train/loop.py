@@ -1,7 +1,7 @@
-"""What every Ray Train worker runs: epochs over streamed histories, validation, a checkpoint each epoch.
+"""What every Ray Train worker runs: epochs, validation, a checkpoint each epoch.
 
-The loop can be replayed: all it needs is its job and the newest checkpoint, so that a killed worker, driver or node
-costs at most the epoch in progress and the one before it.
+The loop can be replayed: all it needs is its job and the newest checkpoint, so that a killed
+worker, driver or node costs at most the epoch in progress and the one before it.
 
     TorchTrainer(train_loop, train_loop_config={"job": job}, datasets={"histories": ...}).fit()
 """
@@ -39,16 +39,17 @@ GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm."""
 
 SHUFFLE_BATCHES = 8
-"""Batches that are read at once and shuffled among each other; users lie in the order of a hash, so nearby ones have
-nothing in common."""
+"""Batches that are read at once and shuffled among each other; users lie in the order of a hash, so
+nearby ones have nothing in common."""
 
 
 @dataclass
 class Progress:
     """Where a training run stands; JSON beside the weights of every checkpoint.
 
-    best_ndcg: NDCG@10 on the validation slice at `best_epoch`, whose weights lie in best.safetensors. blends: the
-    weights chosen there; step0: those chosen before training. curve: one point an epoch.
+    best_ndcg: NDCG@10 on the validation slice at `best_epoch`, whose weights lie in
+    best.safetensors. blends: the weights chosen there; step0: those chosen before training. curve:
+    one point an epoch.
     """
 
     epoch: int = 0
@@ -102,7 +103,8 @@ def _minibatches(
 ) -> Iterator[pa.Table]:
     """Yield batches of histories of similar length, in random order: little of a batch is padding.
 
-    Every worker gets the same number of rows from Ray Data and so yields the same number of batches.
+    Every worker gets the same number of rows from Ray Data and so yields the same number of
+    batches.
     """
     for table in tables:
         lengths = pc.list_value_length(table["rows"]).to_numpy()
@@ -122,8 +124,8 @@ def _train_epoch(
     generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
     totals = torch.zeros(2, dtype=torch.float64)
     for table in batches:
-        batch, targets = (part.to(task.device) for part in _to_tensors(job, table))
-        summed: Tensor = loss(batch, targets, generator)
+        batch, targets = _to_tensors(job, table)
+        summed: Tensor = loss(batch.to(task.device), targets.to(task.device), generator)
         count = len(targets.rows_N)
         # DDP averages over workers; this makes that the mean over the targets of the global batch.
         (summed * _world() / max(_sum(torch.tensor(count)).item(), 1)).backward()
@@ -137,11 +139,11 @@ def _train_epoch(
             progress.is_done = True
             break
     total, count = _sum(totals).tolist()
-    return total / max(count, 1)
+    return float(total / max(count, 1))
 
 
 def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
-    """Turn a batch of histories into tensors; one that has nothing to predict becomes an idle batch."""
+    """Turn histories into tensors; a batch with nothing to predict becomes an idle one."""
     histories = before(flatten(table), job.known_before)
     padded = pad(histories, job.model.max_history)
     users, sources, columns = training_targets(padded, histories)
@@ -155,9 +157,9 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
 
 
 def _judge(
-    job: TrainJob, task: Task, valid: Valid | None, progress: Progress, point: dict[str, Any]
+    job: TrainJob, task: Task, valid: list[Valid] | None, progress: Progress, point: dict[str, Any]
 ) -> bytes | None:
-    """Judge an epoch on the validation slice, where this rank has it; return the weights if they are the best."""
+    """Judge an epoch where this rank has the validation slice; return the weights if best."""
     point = {"epoch": progress.epoch, **point}
     is_best = job.valid is None
     if valid is not None:

@@ -33,8 +33,9 @@ WARM_UP_STEPS = 50
 class TrainJob:
     """One training run: on which days, for how long, and where its inputs lie.
 
-    known_before: events of this day and later are not trained on. valid: (start, stop) days of the validation slice;
-    None trains all epochs and keeps the last. vectors: folder of text vectors of the backbone before training.
+    known_before: events of this day and later are not trained on. valid: (start, stop) days of the
+    validation slice; None trains all epochs and keeps the last. vectors: folder of text vectors of
+    the backbone before training.
     """
 
     store: Store
@@ -55,7 +56,7 @@ class TrainJob:
 
 
 class LearningTexts(nn.Module):
-    """Text vectors through a backbone that learns: every call encodes its rows anew, with gradients."""
+    """Text vectors through a backbone that learns: each call encodes anew, with gradients."""
 
     def __init__(self, backbone: TextBackbone, texts: list[str]) -> None:
         super().__init__()
@@ -76,7 +77,8 @@ class LearningTexts(nn.Module):
 class Task:
     """What a worker trains, and what validation needs beside it.
 
-    texts: learning text source, None where the backbone is frozen. vectors_IT: text vectors before training.
+    texts: learning text source, None where the backbone is frozen. vectors_IT: text vectors before
+    training.
     items: rows of the id embedding, as `model.checkpoint.Model.items`.
     """
 
@@ -117,7 +119,7 @@ class Task:
 
 
 def idle_batch(domains: int) -> tuple[HistoryBatch, Targets]:
-    """Return a batch without targets: its loss is 0, and it keeps a worker in step with the others."""
+    """Return a batch without targets: its loss is 0, and it keeps workers in step."""
     nothing = torch.zeros(0, dtype=torch.int64)
     batch = HistoryBatch(
         torch.tensor([[-1, 0]]), torch.tensor([[domains, 0]]), torch.zeros(1, 2, dtype=torch.int32)

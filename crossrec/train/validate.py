@@ -20,6 +20,9 @@ from crossrec.storage import Store
 
 USERS_A_BATCH = 512
 
+MOMENTS = 3
+"""Days of the slice from which its rest is predicted, evenly spaced."""
+
 
 @dataclass(frozen=True)
 class Valid:
@@ -34,51 +37,79 @@ class Valid:
     start: int
 
 
-def load_valid(store: Store, prepared: Prepared, start: int, stop: int, max_pairs: int) -> Valid:
-    """Read buckets, which are random samples of users, until every domain has `max_pairs` users or all are read."""
-    parts: list[Histories] = []
-    users: list[np.ndarray] = []
-    rows: list[np.ndarray] = []
+def load_valid(
+    store: Store, prepared: Prepared, start: int, stop: int, max_pairs: int
+) -> list[Valid]:
+    """Return the slice as seen from MOMENTS days of it.
+
+    Buckets, which are random samples of users, are read until every domain has `max_pairs` users at
+    every moment, or all are read.
+    """
+    moments = sorted({start + (stop - start) * index // MOMENTS for index in range(MOMENTS)})
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
-    pairs = np.zeros(len(bounds), np.int64)
-    offset = 0
+    parts: list[list[Valid]] = [[] for _ in moments]
+    pairs = np.zeros((len(moments), len(bounds)), np.int64)
     for bucket in range(prepared.buckets):
         histories = flatten(read_histories(store, prepared, bucket))
-        found_users, found_rows = new_events(histories, start, stop)
-        active = np.zeros(len(histories.lengths), bool)
-        active[found_users] = True
-        place = np.cumsum(active) - 1
-        parts.append(select_users(before(histories, start), active))
-        users.append(place[found_users] + offset)
-        rows.append(found_rows)
-        offset += int(active.sum())
-        domains = domain_of_rows(found_rows, bounds)
-        keys = np.unique(found_users * len(bounds) + domains)
-        pairs += np.bincount(keys % len(bounds), minlength=len(bounds))
+        for index, moment in enumerate(moments):
+            part = _valid_users(histories, moment, stop)
+            parts[index].append(part)
+            domains = domain_of_rows(part.rows, bounds)
+            keys = np.unique(part.users * len(bounds) + domains)
+            pairs[index] += np.bincount(keys % len(bounds), minlength=len(bounds))
         if (pairs >= max_pairs).all():
             break
-    return Valid(_concatenate(parts), np.concatenate(users), np.concatenate(rows), start)
+    return [_concatenate(found) for found in parts]
 
 
-def _concatenate(parts: Sequence[Histories]) -> Histories:
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Histories(
-        pa.concat_arrays([part.user_ids for part in parts]),
+def _valid_users(histories: Histories, start: int, stop: int) -> Valid:
+    users, rows = new_events(histories, start, stop)
+    is_active = np.zeros(len(histories.lengths), bool)
+    is_active[users] = True
+    place = np.cumsum(is_active) - 1
+    return Valid(select_users(before(histories, start), is_active), place[users], rows, start)
+
+
+def _concatenate(parts: Sequence[Valid]) -> Valid:
+    histories = [part.histories for part in parts]
+    lengths = np.concatenate([part.lengths for part in histories])
+    first = np.cumsum([0] + [len(part.lengths) for part in histories])
+    joined = Histories(
+        pa.concat_arrays([part.user_ids for part in histories]),
         np.concatenate([[0], np.cumsum(lengths)]),
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.days for part in parts]),
+        np.concatenate([part.rows for part in histories]),
+        np.concatenate([part.days for part in histories]),
     )
+    users = np.concatenate(
+        [part.users + offset for part, offset in zip(parts, first, strict=False)]
+    )
+    return Valid(joined, users, np.concatenate([part.rows for part in parts]), parts[0].start)
 
 
 def judge_epoch(
     recommender: Recommender,
     items: ItemState,
-    valid: Valid,
+    valid: Sequence[Valid],
     activity: Activity,
     prepared: Prepared,
     is_trained: bool,
 ) -> tuple[dict[str, Blend], float]:
     """Return the best blend of each domain and the NDCG@10 over all pairs of the slice."""
+    slices: dict[str, list[Slice]] = {domain.name: [] for domain in prepared.domains}
+    for moment in valid:
+        for name, part in _slices(recommender, items, moment, activity, prepared).items():
+            slices[name].append(part)
+    return choose_blends(slices, is_trained)
+
+
+def _slices(
+    recommender: Recommender,
+    items: ItemState,
+    valid: Valid,
+    activity: Activity,
+    prepared: Prepared,
+) -> dict[str, Slice]:
+    """Return what a blend is chosen by, for each domain, at one moment."""
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
     popularity_HI = torch.from_numpy(
         np.stack([activity.decayed(valid.start, days) for days in HALF_LIVES_DAYS])
@@ -106,7 +137,7 @@ def judge_epoch(
             _pairs(place[owners[seen]], valid.histories.rows[seen] - domain.start),
             _pairs(place[valid.users[relevant]], valid.rows[relevant] - domain.start),
         )
-    return choose_blends(slices, is_trained)
+    return slices
 
 
 def _all_queries(
