@@ -72,6 +72,8 @@ isolate() {
     # to `token`, because Ray listens on the machine's address even when started for 127.0.0.1.
     export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$temp/token RAY_TMPDIR=$temp
     (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$temp/token")
+    # Not even a proxy stands between us and this machine.
+    export NO_PROXY="127.0.0.1${NO_PROXY:+,$NO_PROXY}" no_proxy="127.0.0.1${no_proxy:+,$no_proxy}"
     # Every process that descends from ours carries this in its environment, and is found by it in the end; SPT_NOENV
     # keeps Ray's workers, which rename themselves, from overwriting it.
     mark=CROSSREC_LOCAL=$temp
@@ -85,10 +87,13 @@ start_ray() {
 import socket
 held = [socket.create_server(("", 0)) for _ in range(4)]
 print(*(server.getsockname()[1] for server in held))')
+        address=http://127.0.0.1:$dashboard
         set -m # a process group of its own: Ctrl-C reaches this script alone
         # At least 4 logical CPUs: with two, training leaves none to Ray Data, and both wait for ever.
-        env "$mark" SPT_NOENV=1 ray start --head --block --disable-usage-stats --log-color=false \
-            --temp-dir="$temp" --node-ip-address=127.0.0.1 --port="$gcs" \
+        # RAY_API_SERVER_ADDRESS: else Ray's own actors look for the one Ray of the machine, and fail where there are two.
+        env "$mark" SPT_NOENV=1 RAY_API_SERVER_ADDRESS="$address" ray start --head --block \
+            --disable-usage-stats --log-color=false --temp-dir="$temp" \
+            --node-ip-address=127.0.0.1 --port="$gcs" \
             --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --include-dashboard=true \
             --dashboard-agent-listen-port="$agent" --ray-client-server-port="$client" \
             --min-worker-port=0 --max-worker-port=0 \
@@ -96,7 +101,6 @@ print(*(server.getsockname()[1] for server in held))')
             </dev/null >"$temp/head.log" 2>&1 &
         head=$!
         set +m
-        address=http://127.0.0.1:$dashboard
         if is_ready; then return; fi
         stop_ray
     done

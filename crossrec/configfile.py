@@ -78,25 +78,27 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         values = inner
     try:
         # A string field keeps the text as typed: run_id=2014-06-08 must not become a date.
-        values[last] = text if last in _TEXT_KEYS and text != "null" else yaml.safe_load(text)
+        is_text = last in _TEXT_KEYS or (last in _OPTIONAL_TEXT_KEYS and text != "null")
+        values[last] = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(
             explain(f"argument {key}", "a YAML value", repr(text), "quote it")
         ) from error
 
 
-def _text_keys(section: type[BaseModel]) -> set[str]:
+def _keys_of_type(section: type[BaseModel], *types: Any) -> set[str]:
     keys: set[str] = set()
     for name, info in section.model_fields.items():
         annotation = info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys |= _text_keys(annotation)
-        elif annotation in (str, str | None, dt.datetime | None):
+            keys |= _keys_of_type(annotation, *types)
+        elif annotation in types:
             keys.add(name)
     return keys
 
 
-_TEXT_KEYS = _text_keys(Config)
+_TEXT_KEYS = _keys_of_type(Config, str)
+_OPTIONAL_TEXT_KEYS = _keys_of_type(Config, str | None, dt.datetime | None)
 
 
 def _describe(error: ValidationError, path: str) -> str:

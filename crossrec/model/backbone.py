@@ -140,7 +140,8 @@ def _layers(model: nn.Module, count: int) -> list[nn.Module]:
                 "model.top_layers", "at most the backbone's layers", found, "use a smaller number"
             )
         )
-    return list(max(stacks, key=lambda stack: len(stack)))[-count:]
+    deepest = max(stacks, key=lambda stack: sum(1 for _ in stack))
+    return list(deepest)[-count:]
 
 
 @torch.inference_mode()
