@@ -13,7 +13,6 @@ from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from crossrec.model.recommender import POPULARITY_FLOOR, Blend
 
@@ -103,23 +102,15 @@ def choose_blends(
             if len(part.profile_PW):
                 share = len(part.profile_PW) / float(pairs[index])
                 ndcg_DG[index] += share * _grid_ndcg(_shortlist(part), grid)
-    smooth_DG = _smooth(ndcg_DG, len(mixes))
-    overall_G = (pairs / pairs.sum()) @ smooth_DG
+    overall_G = (pairs / pairs.sum()) @ ndcg_DG
     chosen: dict[str, Blend] = {}
     reached = 0.0
     for index, name in enumerate(slices):
-        best = int((smooth_DG[index] + overall_G).argmax())
+        best = int((ndcg_DG[index] + overall_G).argmax())
         (text, sequence), popularity, half_life = grid[best]
         chosen[name] = Blend(text, sequence, popularity, HALF_LIVES_DAYS[half_life])
         reached += float(pairs[index] / pairs.sum() * ndcg_DG[index, best])
     return chosen, reached
-
-
-def _smooth(ndcg_DG: Tensor, mixes: int) -> Tensor:
-    """Average each weighting with those beside it: a lone peak is luck, a plateau holds up."""
-    grid_DMPH = ndcg_DG.view(len(ndcg_DG), mixes, len(POPULARITY_WEIGHTS), len(HALF_LIVES_DAYS))
-    pooled = functional.avg_pool2d(grid_DMPH, 3, stride=1, padding=1, count_include_pad=False)
-    return pooled.reshape(ndcg_DG.shape)
 
 
 def _shortlist(part: Slice) -> _Shortlist:

@@ -11,6 +11,7 @@ summary = score(config, store)
 
 import hashlib
 import json
+import warnings
 from typing import Any
 
 import numpy as np
@@ -90,12 +91,12 @@ def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
     actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
     # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
     threads = max(1, (cpus - 2) // actors)
-    done = (
-        ray.data.from_items(
-            [{"bucket": bucket} for bucket in missing], override_num_blocks=len(missing)
-        )
-        .map(ReadBucket(job))
-        .map_batches(
+    rows = [{"bucket": bucket} for bucket in missing]
+    waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(ReadBucket(job))
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other way to say that an actor is not to be restarted for ever.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        done = waiting.map_batches(
             ScoreBucket,
             batch_size=1,
             batch_format="pyarrow",
@@ -106,7 +107,6 @@ def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-    )
     users = 0
     for count, batch in enumerate(done.iter_batches(batch_size=None, batch_format="numpy"), 1):
         users += int(batch["users"].sum())
