@@ -76,6 +76,9 @@ def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        # Without files transformers makes up a tokenizer that knows no word.
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ValueError("no vocabulary of a tokenizer")
         model = AutoModel.from_pretrained(
             source,
             config=config,
@@ -101,7 +104,7 @@ def weights_digest(backbone: TextBackbone) -> str:
     digest = hashlib.sha256(f"mean|{backbone.max_tokens}".encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -82,11 +82,10 @@ def choose_blends(
 
     Args:
         slices: validation pairs by domain, one slice a moment: a weighting must serve on more than
-        one day, or it
-            follows whatever sold on the eve of the only one. A domain without pairs gets what is
-            best for all, and all get the default where there is no pair anywhere.
+            one day, or it follows whatever sold on the eve of the only one. A domain without pairs
+            gets what is best for all, and all get the default where there is no pair anywhere.
         with_sequence: whether the learned query may be used; without it, this is the model before
-        training.
+            training.
     """
     mixes = MIXES if with_sequence else MIXES[:1]
     grid = list(product(mixes, POPULARITY_WEIGHTS, range(len(HALF_LIVES_DAYS))))
@@ -140,7 +139,8 @@ def _shortlist(part: Slice) -> _Shortlist:
         repeated_PS |= blocked_PC.gather(1, columns_PS)
         text_PS = text_PC.gather(1, columns_PS).masked_fill(repeated_PS, -torch.inf)
         sequence_PS = sequence_PC.gather(1, columns_PS).masked_fill(repeated_PS, -torch.inf)
-        gain_PS = gain_PC.gather(1, columns_PS)
+        # A repeat has no gain either: a domain of few items leaves places that repeats fill up.
+        gain_PS = gain_PC.gather(1, columns_PS) & ~repeated_PS
         blocks.append(
             (text_PS, sequence_PS, log_popularity_HC[:, columns_PS], gain_PS, gain_PC.sum(1))
         )

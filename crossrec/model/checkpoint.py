@@ -74,7 +74,10 @@ def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
     """
     if source.startswith("pkg://"):
         package, _, path = source.removeprefix("pkg://").partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ModuleNotFoundError, ValueError):  # the parent of a dotted name, an empty name
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             mend = f"pip install {package.replace('_', '-')}"
             raise ConfigError(

@@ -133,7 +133,7 @@ class Recommender(nn.Module):
             text_IT: text vectors.
             ids_I: row in the id embedding, -1 for an item that has none (it is new).
             log_counts_I: log(1 + events the item had in training); decides how far the id is
-            trusted.
+                trusted.
         """
         gate_I1 = torch.sigmoid(self.id_gate(log_counts_I.unsqueeze(-1)))
         known_I1 = (ids_I >= 0).unsqueeze(-1)

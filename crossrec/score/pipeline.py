@@ -41,9 +41,9 @@ def score(config: Config, store: Store) -> dict[str, Any]:
 
     Raises:
         ConfigError: a domain of `score.domains` does not exist, or the run_id belongs to another
-        plan.
+            plan.
         CrossrecError: there is no model, or a bucket failed again and again; what is done stays
-        done.
+            done.
     """
     run = f"runs/{config.run_id}"
     with stage("score") as facts:

@@ -30,8 +30,7 @@ def top_k(
         seen_S2: int64 (user, item) pairs that are left out, in any order.
         k: items a user, at least 1.
         items_a_block: items whose scores are held at once; the result does not depend on it but
-        where two scores
-            differ by less than the rounding of a product.
+            where two scores differ by less than the rounding of a product.
 
     Returns:
         Item rows (B, K) int64 and scores (B, K) float32 with K = min(k, I); equal scores: the lower
