@@ -35,6 +35,9 @@ from crossrec.storage import Store
 TEXTS_A_PART = 2_048
 """Texts a unit of work and cache file: about 10 s of MiniLM on a core, 3 MB."""
 
+RETRIES = 2
+"""Times that an actor is restarted, and a part tried again, before the job fails."""
+
 
 @dataclass(frozen=True)
 class BackboneSource:
@@ -146,6 +149,8 @@ def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:
         fn_constructor_args=(source, cache),
         num_cpus=1,
         num_gpus=1 if gpus else 0,
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
     )
     done = 0
     for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):

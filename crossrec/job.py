@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -106,22 +107,20 @@ def _ray() -> Iterator[None]:
     os.environ.update(
         {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
     )
-    runtime_env = {"env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT}}
-    if "RAY_ADDRESS" not in os.environ:
-        # Nobody but this process talks to it; a token would be left behind in the home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
-    common: dict[str, Any] = {"runtime_env": runtime_env, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" in os.environ:
-        ray.init(**common)
+        variables = {name: os.environ[name] for name in WORKER_ENVIRONMENT}
+        ray.init(runtime_env={"env_vars": variables}, logging_level=logging.WARNING)
     else:
+        # Nobody but this process talks to it; a token would be left behind in the home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(
             address="local",
             num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
-            **common,
+            logging_level=logging.WARNING,
         )
     # After ray.init, which puts a handler of its own there.
     signal.signal(signal.SIGTERM, _interrupt)
@@ -138,6 +137,8 @@ def _quieten_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # Finite retries of actors go through an argument that Ray 2.64 will replace.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 

@@ -80,7 +80,8 @@ class Recommender(nn.Module):
         # learn from.
         self.no_text = nn.Parameter(torch.randn(width) * width**-0.5)
         # Zero: an item starts as what its text says, and a rarely seen one stays near it.
-        self.id_embedding = nn.Embedding(items, width)
+        # One row at least: looking up "no id" reads a row too.
+        self.id_embedding = nn.Embedding(max(items, 1), width)
         nn.init.zeros_(self.id_embedding.weight)
         self.id_gate = nn.Linear(1, 1)
         self.start = nn.Parameter(torch.randn(width) * width**-0.5)

@@ -34,6 +34,9 @@ from crossrec.storage import Store
 from crossrec.train.loop import train_loop
 from crossrec.train.task import TrainJob, build_task
 
+CPUS_A_WORKER = 8
+"""At most; more would not fit beside a GPU on common nodes, and the loop has no use for them."""
+
 WORKER_FAILURES = 2
 """Times that Ray Train restarts its workers from the last checkpoint before the stage fails."""
 
@@ -180,7 +183,7 @@ def _scaling(workers: int) -> ray.train.ScalingConfig:
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    each = max(1, cpus // 2 // workers)
+    each = max(1, min(cpus // 2 // workers, CPUS_A_WORKER))
     if workers * each >= cpus or (gpus and workers > gpus):
         found = f"{cpus} CPUs and {gpus} GPUs in the cluster"
         expected = f"room for {workers} workers and at least one CPU beside them"
