@@ -107,14 +107,15 @@ def _ray() -> Iterator[None]:
     os.environ.update(
         {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
     )
+    if "RAY_ADDRESS" not in os.environ:
+        # Nobody but this process talks to it; a token would be left behind in the home folder.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
 
     if "RAY_ADDRESS" in os.environ:
         variables = {name: os.environ[name] for name in WORKER_ENVIRONMENT}
         ray.init(runtime_env={"env_vars": variables}, logging_level=logging.WARNING)
     else:
-        # Nobody but this process talks to it; a token would be left behind in the home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(
             address="local",
             num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),

@@ -93,7 +93,9 @@ def test_select_events_and_users_agree_with_lists() -> None:
     assert listed(select_events(found, keep_events)) == expected
     chosen = select_users(found, keep_users)
     assert listed(chosen) == [users[number] for number in np.flatnonzero(keep_users)]
-    assert chosen.user_ids.to_pylist() == [f"user-{number}" for number in np.flatnonzero(keep_users)]
+    assert chosen.user_ids.to_pylist() == [
+        f"user-{number}" for number in np.flatnonzero(keep_users)
+    ]
 
 
 def test_new_events_leaves_out_what_the_user_had_before() -> None:
