@@ -207,6 +207,10 @@ nightly() {
         [ "$status" = missing ] || break
         echo "the job server did not take the job (attempt $attempt of 3)" >&2
     done
+    if ! kill -0 "$head" 2>/dev/null; then
+        tail -n 20 "$temp/head.log" >&2
+        fail "Ray ended before the job did; its log is above"
+    fi
     [ "$status" != missing ] || fail "the job could not be submitted; the reason is above"
     [ "$status" -eq 0 ] || exit "$status"
     say_where

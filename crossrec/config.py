@@ -132,8 +132,8 @@ class TrainConfig(Section):
     """Sampled negatives a domain and step, shared by the batch."""
     valid_days: Annotated[int, Field(ge=1, le=3650)] = 14
     """Days before the hold-out that early stopping and every choice look at."""
-    max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 2_000
-    """(user, domain) pairs of a domain that validation looks at, sampled by hash."""
+    max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 700
+    """Users of a domain whom validation looks at on each of its days, sampled by hash."""
 
 
 class EvaluateConfig(Section):

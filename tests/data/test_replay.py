@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,7 @@ def histories(*users: Sequence[Event]) -> Histories:
 
 def listed(found: Histories) -> list[list[Event]]:
     pairs = list(zip(found.rows.tolist(), found.days.tolist(), strict=True))
-    bounds = found.offsets.tolist()
-    return [pairs[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [pairs[start:stop] for start, stop in pairwise(found.offsets.tolist())]
 
 
 def random_users(draw: np.random.Generator) -> list[list[Event]]:

@@ -25,7 +25,8 @@ def backbone(tiny_backbone: str) -> TextBackbone:
 
 def test_encode_texts_returns_unit_vectors_and_zero_for_no_text(backbone: TextBackbone) -> None:
     vectors = encode_texts(backbone, TEXTS)
-    assert (vectors.shape, vectors.dtype) == ((6, 32), np.float32)
+    assert vectors.shape == (6, 32)
+    assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 0, 1, 1, 1, 1], atol=1e-5)
 
 

@@ -10,7 +10,7 @@ from crossrec.config import ModelConfig
 from crossrec.data.replay import Histories, pad, select_users
 from crossrec.model import inference
 from crossrec.model.inference import ItemState, domain_of_rows, item_state, to_batch, user_queries
-from crossrec.model.recommender import Recommender, recent_mean
+from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
 
 BOUNDS = ((0, 4), (4, 9))
 DAY = 20
@@ -90,9 +90,12 @@ def test_user_queries_ask_every_domain_in_one_pass(
 ) -> None:
     passes: list[Tensor] = []
     encode = recommender.encode
-    monkeypatch.setattr(
-        recommender, "encode", lambda *inputs: passes.append(inputs[0]) or encode(*inputs)
-    )
+
+    def counted(vectors: Tensor, batch: HistoryBatch) -> Tensor:
+        passes.append(vectors)
+        return encode(vectors, batch)
+
+    monkeypatch.setattr(recommender, "encode", counted)
     _, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
     assert (len(passes), queries.shape) == (1, (4, 2, 16))
     assert (queries[:, 0] - queries[:, 1]).abs().amax(-1).min() > 1e-3

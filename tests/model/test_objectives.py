@@ -149,8 +149,8 @@ def test_sampled_softmax_never_takes_a_target_as_its_own_negative() -> None:
     loss = make_loss(full_softmax_items=0, negatives=39)
     with torch.no_grad():
         # As at step 0: the query is the vector of the one event, here the target itself.
-        loss.recommender.query[2].weight.zero_()
-        loss.recommender.query[2].bias.zero_()
+        for parameter in loss.recommender.query[2].parameters():
+            parameter.zero_()
         loss.recommender.log_scale.fill_(8.0)
     batch = HistoryBatch(
         torch.tensor([[-1, 9]]), torch.tensor([[2, 1]]), torch.zeros(1, 2, dtype=torch.int32)
