@@ -80,24 +80,26 @@ isolate() {
 }
 
 start_ray() {
-    local attempt gcs dashboard client agent cpus
+    local attempt gcs dashboard client http grpc metrics environments cpus
     cpus=$(getconf _NPROCESSORS_ONLN)
     for attempt in 1 2 3; do # another process may take a port between the choice and its use
-        read -r gcs dashboard client agent < <(python -c '
+        read -r gcs dashboard client http grpc metrics environments < <(python -c '
 import socket
-held = [socket.create_server(("", 0)) for _ in range(4)]
+held = [socket.create_server(("", 0)) for _ in range(7)]
 print(*(server.getsockname()[1] for server in held))')
         address=http://127.0.0.1:$dashboard
         set -m # a process group of its own: Ctrl-C reaches this script alone
-        # At least 4 logical CPUs: with two, training leaves none to Ray Data, and both wait for ever.
-        # Start-up may take minutes where the machine is busy with other things: the timeouts.
+        # Every port is named, because the raylet gives an agent 15 seconds to tell one that is not, too few where the
+        # machine is busy; the timeouts are raised for the same reason.
         # RAY_API_SERVER_ADDRESS: else Ray's own actors look for the one Ray of the machine, and fail where there are two.
-        env "$mark" SPT_NOENV=1 RAY_API_SERVER_ADDRESS="$address" RAY_DASHBOARD_STARTUP_TIMEOUT_S=300 \
-            RAY_gcs_server_port_wait_time_s=120 ray start --head --block \
-            --disable-usage-stats --log-color=false --temp-dir="$temp" \
-            --node-ip-address=127.0.0.1 --port="$gcs" \
-            --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" --include-dashboard=true \
-            --dashboard-agent-listen-port="$agent" --ray-client-server-port="$client" \
+        # At least 4 logical CPUs: with two, training leaves none to Ray Data, and both wait for ever.
+        env "$mark" SPT_NOENV=1 RAY_API_SERVER_ADDRESS="$address" \
+            RAY_DASHBOARD_STARTUP_TIMEOUT_S=300 RAY_gcs_server_port_wait_time_s=120 \
+            ray start --head --block --disable-usage-stats --log-color=false --temp-dir="$temp" \
+            --node-ip-address=127.0.0.1 --port="$gcs" --ray-client-server-port="$client" \
+            --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" \
+            --dashboard-agent-listen-port="$http" --dashboard-agent-grpc-port="$grpc" \
+            --metrics-export-port="$metrics" --runtime-env-agent-port="$environments" \
             --min-worker-port=0 --max-worker-port=0 \
             --num-cpus=$((cpus > 4 ? cpus : 4)) --object-store-memory=500000000 \
             </dev/null >"$temp/head.log" 2>&1 &

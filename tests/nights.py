@@ -26,7 +26,7 @@ DEMO = DemoSettings(items={"shop": 240, "video": 180, "social": 120}, scene_shar
 """Strong hidden scenes, which only training can find: no text tells them."""
 
 BUCKETS = 32
-EPOCHS = 5
+EPOCHS = 6
 TOP_K = 20
 
 
@@ -48,6 +48,13 @@ class Night:
     def read_json(self, name: str) -> Any:
         """Return what a file of the run's folder says."""
         return self.store.read_json(f"runs/{self.config.run_id}/{name}")
+
+    def checkpoints(self) -> list[str]:
+        """Return the folders of the checkpoints that the selecting run left, oldest first."""
+        folder = f"runs/{self.config.run_id}/train"
+        (run,) = (name for name in self.store.list(folder) if name.startswith("select-"))
+        names = self.store.list(f"{folder}/{run}")
+        return [f"{folder}/{run}/{name}" for name in names if not name.endswith(".json")]
 
     def lists(self, domain: str) -> pa.Table:
         """Return all lists of a domain, as the manifest names them."""

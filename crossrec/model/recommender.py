@@ -91,7 +91,7 @@ class Recommender(nn.Module):
         layer = nn.TransformerEncoderLayer(
             width,
             settings.heads,
-            2 * width,
+            4 * width,
             settings.dropout,
             activation="gelu",
             batch_first=True,

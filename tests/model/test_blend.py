@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -121,6 +123,15 @@ def one_pair(candidates: int, relevant: int, text: Tensor) -> Slice:
         NOTHING,
         torch.tensor([[0], [relevant]]),
     )
+
+
+def test_choose_blends_looks_behind_many_seen_items() -> None:
+    # Row 40 is the best unseen one; the 40 above it, more than a probe finds, are seen.
+    plain = one_pair(600, 40, torch.arange(600.0).flip(0))
+    popularity = torch.arange(600.0).expand(len(HALF_LIVES_DAYS), -1)
+    seen = torch.stack([torch.zeros(40, dtype=torch.int64), torch.arange(40)])
+    part = dataclasses.replace(plain, popularity_HC=popularity, seen=seen)
+    assert choose_blends({"shop": [part]}, with_sequence=False)[1] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("candidates", [2, 3, 5, 9])

@@ -103,23 +103,25 @@ def test_full_softmax_of_a_batch_is_the_sum_over_its_users() -> None:
     assert loss(BATCH, TARGETS, seeded()).item() == pytest.approx(alone, rel=1e-5)
 
 
-ONE_TARGET = Targets(torch.tensor([0]), torch.tensor([2]), torch.tensor([9]), torch.tensor([3]))
-
-
 def test_sampled_softmax_is_near_the_full_one_on_average() -> None:
-    counts = torch.full((ITEMS,), 3.0)
+    # From 0.1 events to 400: what is popular is in every sample, what is rare in one of four.
+    counts = torch.logspace(-1, 2.6, ITEMS)
     full = make_loss(counts=counts)
-    sampled = make_loss(full_softmax_items=0, negatives=30, counts=counts)
-    generator = seeded()
+    sampled = make_loss(full_softmax_items=0, negatives=12, counts=counts)
+    start, stop = BOUNDS[1]
+    generator, users = seeded(), torch.zeros(30, dtype=torch.int64)
+    differences = []
     with torch.no_grad():
         # Logits of one size, so that no single negative decides.
         for loss in (full, sampled):
             loss.recommender.log_scale.fill_(0.0)
-        expected = full(BATCH, ONE_TARGET, seeded()).item()
-        draws = [sampled(BATCH, ONE_TARGET, generator).item() for _ in range(200)]
-    # About half of 40 items are in a sample: uncorrected, the mean would be log 2 = 0.69 too low.
-    assert sum(draws) / len(draws) == pytest.approx(expected, abs=0.06)
-    assert max(draws) - min(draws) > 0.01
+        for _ in range(100):
+            rows = start + torch.multinomial(counts[start:stop], 30, True, generator=generator)
+            targets = Targets(users, users + 2, rows, users + 3)
+            found = sampled(BATCH, targets, generator) - full(BATCH, targets, generator)
+            differences.append(found.item() / 30)
+    assert sum(differences) / len(differences) == pytest.approx(0.0, abs=0.01)
+    assert max(differences) - min(differences) > 0.01
 
 
 def test_sampled_sum_is_unbiased_where_targets_follow_the_counts() -> None:
