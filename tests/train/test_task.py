@@ -1,0 +1,204 @@
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from crossrec.config import ModelConfig, TrainConfig
+from crossrec.data.histories import DomainRange, Prepared, activity_path, catalogue_path
+from crossrec.encode import BackboneSource
+from crossrec.model.backbone import encode_texts, load_backbone, weights_digest
+from crossrec.model.objectives import Targets
+from crossrec.model.recommender import HistoryBatch
+from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
+from crossrec.storage import Store
+from crossrec.train.task import WARM_UP_STEPS, LearningTexts, Task, TrainJob, build_task, idle_batch
+
+TEXTS = {"shop": ["tea", "", "green tea"], "video": ["space", "deep space"]}
+DOMAINS = (DomainRange("shop", 0, 3, 5), DomainRange("video", 3, 5, 5))
+Trainable = Literal["head", "top", "all"]
+CPU = torch.device("cpu")
+
+
+def make_job(
+    folder: Path, weights: str, trainable: Trainable = "head", known_before: int = 10
+) -> TrainJob:
+    """Five items; rows 0, 1 and 4 have 2, 1 and 3 events before day 10, row 2 has one on it."""
+    store = Store(str(folder))
+    prepared = Prepared("prepared/x", "x", DOMAINS, 1, 100, 10, 5, 0)
+    settings = ModelConfig(
+        backbone=weights, trainable=trainable, top_layers=1, text_tokens=16, width=16, heads=2
+    )
+    backbone = load_backbone(weights, 16)
+    for domain, texts in TEXTS.items():
+        items = [
+            {"domain": domain, "item_id": f"item-{row}", "text": text}
+            for row, text in enumerate(texts)
+        ]
+        table = pa.Table.from_pylist(items, schema=CATALOGUE)
+        store.write_parquet(catalogue_path(prepared.folder, domain), table)
+        target = folder / "vectors" / f"{domain_folder(domain)}.npy"
+        target.parent.mkdir(exist_ok=True)
+        np.save(target, encode_texts(backbone, texts))
+    activity = pa.table([[0, 1, 2, 4], [9, 3, 10, 5], [2, 1, 1, 3]], schema=ACTIVITY)
+    store.write_parquet(activity_path(prepared.folder, 0), activity)
+    return TrainJob(
+        store=store,
+        prepared=prepared,
+        vectors="vectors",
+        source=BackboneSource(store, settings),
+        model=settings,
+        train=TrainConfig(epochs=3, batch_size=32, backbone_learning_rate=1e-2),
+        seed=17,
+        known_before=known_before,
+        valid=None,
+        epochs=3,
+    )
+
+
+BATCH = HistoryBatch(
+    torch.tensor([[-1, 0, 4]]),
+    torch.tensor([[2, 0, 1]]),
+    torch.tensor([[1, 1, 2]], dtype=torch.int32),
+)
+TARGETS = Targets(*(torch.tensor(part) for part in ([0, 0], [0, 1], [0, 4], [0, 1])))
+
+
+def take_step(task: Task) -> None:
+    task.loss.train()
+    task.loss(BATCH, TARGETS, torch.Generator()).backward()
+    task.optimizer.step()
+
+
+@pytest.mark.parametrize("trainable", ["top", "all"])
+def test_step_changes_the_weights_of_a_backbone_that_learns(
+    tmp_path: Path, tiny_backbone: str, trainable: Trainable
+) -> None:
+    task = build_task(make_job(tmp_path, tiny_backbone, trainable), CPU)
+    assert task.texts is not None
+    model = task.texts.backbone.model
+    before = {name: part.detach().clone() for name, part in model.named_parameters()}
+    vectors = task.item_state().vectors_IW
+    take_step(task)
+    changed = {name for name, part in model.named_parameters() if not part.equal(before[name])}
+    layer = {name for name in before if name.startswith("encoder.layer.1.")}
+    if trainable == "top":
+        assert changed == layer
+    else:
+        assert changed > layer
+        assert "embeddings.word_embeddings.weight" in changed
+        assert not any(name.startswith("pooler.") for name in changed)
+    assert not task.item_state().vectors_IW.equal(vectors)
+
+
+def test_step_under_head_learns_the_recommender_alone(tmp_path: Path, tiny_backbone: str) -> None:
+    job = make_job(tmp_path, tiny_backbone, "head")
+    task = build_task(job, CPU)
+    digest = weights_digest(job.source.load())
+    adaptor = task.loss.recommender.adaptor.weight
+    texts, before = task.vectors_IT.clone(), adaptor.detach().clone()
+    take_step(task)
+    assert task.texts is None
+    assert task.vectors_IT.equal(texts)
+    assert weights_digest(job.source.load()) == digest
+    assert not adaptor.equal(before)
+    assert {id(part) for part in task.parameters} == {id(part) for part in task.loss.parameters()}
+
+
+def test_build_task_gives_ids_to_items_with_events_before_the_day(
+    tmp_path: Path, tiny_backbone: str
+) -> None:
+    task = build_task(make_job(tmp_path, tiny_backbone), CPU)
+    assert task.loss.items.ids_I.tolist() == [0, 1, -1, -1, 2]
+    assert task.loss.items.counts_I.tolist() == [2, 1, 0, 0, 3]
+    assert task.items.to_pylist() == [
+        {"domain": "shop", "item_id": "item-0", "events": 2},
+        {"domain": "shop", "item_id": "item-1", "events": 1},
+        {"domain": "video", "item_id": "item-1", "events": 3},
+    ]
+    assert task.loss.recommender.id_embedding.num_embeddings == 3
+
+
+def test_build_task_of_no_event_before_the_day_still_has_item_vectors(
+    tmp_path: Path, tiny_backbone: str
+) -> None:
+    task = build_task(make_job(tmp_path, tiny_backbone, known_before=0), CPU)
+    assert task.items.num_rows == 0
+    assert task.item_state().vectors_IW.isfinite().all()
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_item_state_at_step_0_is_the_projected_text(
+    tmp_path: Path, tiny_backbone: str, trainable: Trainable
+) -> None:
+    state = build_task(make_job(tmp_path, tiny_backbone, trainable), CPU).item_state()
+    has_text = torch.tensor([True, False, True, True, True])
+    torch.testing.assert_close(state.vectors_IW[has_text], state.texts_IW[has_text])
+    assert state.texts_IW[~has_text].abs().sum() == 0
+
+
+def test_learning_texts_equal_encoded_texts(tiny_backbone: str) -> None:
+    backbone = load_backbone(tiny_backbone, 16)
+    texts = [*TEXTS["shop"], *TEXTS["video"]]
+    rows = torch.tensor([4, 1, 0])
+    found = LearningTexts(backbone, texts).eval()(rows)
+    expected = torch.from_numpy(encode_texts(backbone, texts))[rows]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert found[1].abs().sum() == 0
+
+
+def test_learning_texts_of_no_text_at_all_have_finite_gradients(tiny_backbone: str) -> None:
+    learning = LearningTexts(load_backbone(tiny_backbone, 16), ["", ""])
+    learning(torch.tensor([0, 1])).sum().backward()
+    gradients = [part.grad for part in learning.parameters() if part.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_learning_rate_warms_up_and_falls_to_a_tenth(tmp_path: Path, tiny_backbone: str) -> None:
+    task = build_task(make_job(tmp_path, tiny_backbone, "all"), CPU)
+    # 3 epochs of 100 users in batches of 32.
+    assert task.total_steps == 3 * 4
+    task.total_steps = 1_000
+
+    def rates(step: int) -> set[float]:
+        task.set_learning_rate(step)
+        return {group["lr"] / group["peak"] for group in task.optimizer.param_groups}
+
+    assert max(rates(0)) == pytest.approx(1 / WARM_UP_STEPS)
+    assert max(rates(WARM_UP_STEPS)) == pytest.approx(1.0, abs=0.01)
+    assert max(rates(500)) == pytest.approx((1 + 0.1) / 2)
+    assert min(rates(1_000)) == max(rates(5_000)) == pytest.approx(0.1)
+
+
+def test_optimizer_groups_have_their_own_rates_and_decay_matrices_alone(
+    tmp_path: Path, tiny_backbone: str
+) -> None:
+    task = build_task(make_job(tmp_path, tiny_backbone, "all"), CPU)
+    found = {
+        (group["peak"], group["weight_decay"], part.ndim > 1)
+        for group in task.optimizer.param_groups
+        for part in group["params"]
+    }
+    head, backbone = 1e-3, 1e-2
+    assert found == {
+        (head, 0.01, True),
+        (head, 0.0, False),
+        (backbone, 0.01, True),
+        (backbone, 0.0, False),
+    }
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_idle_batch_leaves_every_gradient_0(
+    tmp_path: Path, tiny_backbone: str, trainable: Trainable
+) -> None:
+    task = build_task(make_job(tmp_path, tiny_backbone, trainable), CPU)
+    found = task.loss(*idle_batch(2), torch.Generator())
+    found.backward()
+    gradients = [part.grad for part in task.parameters if part.grad is not None]
+    assert found.item() == 0
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)
