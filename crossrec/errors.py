@@ -9,9 +9,8 @@
 Every message says where, what was expected, what was found and how to mend it; `explain` puts the
 four together:
 
-    >>> str(InputError(explain("s3://b/p7.parquet", "timestamp of type timestamp", "int64",
-    "re-export the column"))) 's3://b/p7.parquet: expected timestamp of type timestamp, found int64;
-    re-export the column'
+    >>> str(InputError(explain("p7.parquet", "timestamp", "int64", "re-export the column")))
+    'p7.parquet: expected timestamp, found int64; re-export the column'
 """
 
 
