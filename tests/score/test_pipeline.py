@@ -1,0 +1,97 @@
+import datetime as dt
+from collections import defaultdict
+
+import pytest
+
+from crossrec.data.prepare import prepare
+from crossrec.schema import bucket_name, domain_folder
+from crossrec.score.pipeline import score
+from tests.nights import BUCKETS, DEMO, Night, change, modified, published_night
+
+GONE = (3, 17)
+"""Buckets whose work is undone."""
+
+# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
+pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
+
+
+@pytest.fixture(scope="module")
+def night(ray_cluster: None, tiny_backbone: str) -> Night:
+    return published_night(tiny_backbone)
+
+
+@pytest.fixture(scope="module")
+def again(night: Night) -> Night:
+    """Another run that scores with the night's model."""
+    model = night.manifest["model"].removeprefix("models/")
+    config = change(night.config, run_id="again", score={"model": model})
+    prepare(config, night.store)
+    return Night(config, night.store, score(config, night.store), night.events, night.items)
+
+
+def bytes_by_name(night: Night) -> dict[str, str]:
+    """Return the sha256 of each scores file by its path within the run."""
+    files = modified(night.store, f"runs/{night.config.run_id}/scores")
+    return {path.partition("/scores/")[2]: sha256 for path, (_, sha256) in files.items()}
+
+
+def test_score_of_the_same_model_gives_the_same_bytes(night: Night, again: Night) -> None:
+    """So nothing in the files depends on the run or the moment."""
+    found = bytes_by_name(again)
+    assert len(found) == BUCKETS * len(DEMO.domains)
+    assert found == bytes_by_name(night)
+
+
+def test_score_writes_a_record_a_bucket(again: Night) -> None:
+    records = [again.read_json(f"done/{bucket_name(bucket)}.json") for bucket in range(BUCKETS)]
+    assert sum(record["users"] for record in records) == again.summary["users"]
+    assert {len(record["files"]) for record in records} == {len(DEMO.domains)}
+    assert again.store.list("runs/again/done") == [
+        f"{bucket_name(bucket)}.json" for bucket in range(BUCKETS)
+    ]
+
+
+def test_score_does_only_the_buckets_that_are_missing(again: Night) -> None:
+    store = again.store
+    folders = ("runs/again/scores", "runs/again/done")
+    before = [modified(store, folder) for folder in folders]
+    for bucket in GONE:
+        record = again.read_json(f"done/{bucket_name(bucket)}.json")
+        store.delete(f"runs/again/done/{bucket_name(bucket)}.json")
+        for file in record["files"]:
+            store.delete(file["path"])
+    summary = score(again.config, store)
+    assert summary["rescored_buckets"] == len(GONE)
+    after = [modified(store, folder) for folder in folders]
+    changed = {path for path in after[0] if after[0][path] != before[0][path]}
+    assert changed == {
+        path for path in after[0] if any(bucket_name(bucket) in path for bucket in GONE)
+    }
+    sha256 = [{path: fact[1] for path, fact in files[0].items()} for files in (before, after)]
+    assert sha256[0] == sha256[1]
+
+
+def test_score_of_a_finished_run_does_nothing(again: Night) -> None:
+    before = modified(again.store, "runs/again")
+    assert score(again.config, again.store)["rescored_buckets"] == 0
+    assert modified(again.store, "runs/again") == before
+
+
+@pytest.mark.parametrize("domain", DEMO.domains)
+def test_holdout_lists_unseen_items_for_those_who_come_back(night: Night, domain: str) -> None:
+    """Who had events before the hold-out and did something new in it."""
+    start = dt.date.fromisoformat(night.read_json("metrics.json")["holdout"]["start"])
+    had, came_back = defaultdict(set), set()
+    for event in night.events.sort_by("timestamp").to_pylist():
+        user, item = event["user_id"], (event["domain"], event["item_id"])
+        if event["timestamp"].date() < start:
+            had[user].add(item)
+        elif user in had and item not in had[user]:
+            came_back.add(user)
+    folder = f"runs/night/holdout/{domain_folder(domain)}"
+    tables = [night.store.read_parquet(f"{folder}/{name}") for name in night.store.list(folder)]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert sorted(row["user_id"] for row in rows) == sorted(came_back)
+    for row in rows:
+        assert len(row["item_ids"]) == len(set(row["item_ids"])) == 50
+        assert not {(domain, item) for item in row["item_ids"]} & had[row["user_id"]]

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from crossrec.errors import InputError
+from crossrec.nightly import nightly
+from tests.nights import (
+    HEAVY_ITEMS,
+    ODD_DOMAIN,
+    ODD_ITEMS,
+    TOP_K,
+    Night,
+    change,
+    modified,
+    odd_night,
+    published_night,
+)
+
+# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
+pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
+
+
+@pytest.fixture(scope="module")
+def night(ray_cluster: None, tiny_backbone: str) -> Night:
+    return published_night(tiny_backbone)
+
+
+@pytest.fixture(scope="module")
+def on_s3(ray_cluster: None, tiny_backbone: str, s3_bucket: str) -> Night:
+    return odd_night(tiny_backbone, f"{s3_bucket}/odd-night")
+
+
+def test_bad_input_leaves_what_was_published(night: Night, tmp_path: Path) -> None:
+    store = night.store
+    good = Path(store.full_path("input/events.parquet")).read_bytes()
+    (tmp_path / "1.parquet").write_bytes(good)
+    (tmp_path / "2.parquet").write_bytes(good[: len(good) // 2])
+    tomorrow = change(night.config, run_id="tomorrow", data={"events": str(tmp_path)})
+    before = modified(store, "runs/night") | modified(store, "models")
+    current = store.read_bytes("current.json")
+    with pytest.raises(InputError, match=r"2\.parquet: expected .*Parquet"):
+        nightly(tomorrow, store)
+    assert store.read_bytes("current.json") == current
+    assert modified(store, "runs/night") | modified(store, "models") == before
+    assert not store.exists("runs/tomorrow/manifest.json")
+
+
+def test_night_on_s3_is_published(on_s3: Night) -> None:
+    """From the input to the manifest nothing of it was on a disk."""
+    store = on_s3.store
+    assert store.root.startswith("s3://")
+    assert store.read_json("current.json")["manifest"] == "runs/night/manifest.json"
+    users = set(on_s3.lists(ODD_DOMAIN)["user_id"].to_pylist())
+    assert users > set(on_s3.events["user_id"].to_pylist())
+
+
+def test_night_on_s3_keeps_its_checkpoints_there(on_s3: Night) -> None:
+    progress = on_s3.store.read_json(f"{on_s3.checkpoints()[-1]}/progress.json")
+    assert progress["is_done"]
+
+
+def test_history_of_100_000_events_gets_its_list(on_s3: Night) -> None:
+    (row,) = (row for row in on_s3.lists(ODD_DOMAIN).to_pylist() if row["user_id"] == "heavy")
+    ids = on_s3.items["item_id"].to_pylist()
+    assert len(ids) == ODD_ITEMS
+    assert len(set(row["item_ids"])) == TOP_K
+    assert set(row["item_ids"]) <= set(ids[HEAVY_ITEMS:])

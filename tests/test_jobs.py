@@ -1,0 +1,145 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+from tests.nights import DEMO, Night, change, published_night
+
+ROOT = Path(__file__).parents[1]
+JOBS = ("prepare", "finetune", "evaluate", "score", "publish", "nightly")
+
+# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
+pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
+
+
+@pytest.fixture(scope="module")
+def night(ray_cluster: None, tiny_backbone: str) -> Night:
+    return published_night(tiny_backbone)
+
+
+@pytest.fixture
+def joined(ray_cluster: None) -> dict[str, str]:
+    """The variable with which a job joins the Ray of this session."""
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+def run_job(
+    *arguments: str, job: str = "nightly", variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, f"jobs/{job}.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(variables or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def said_of_mistake(ended: subprocess.CompletedProcess[str]) -> str:
+    """Return the last line of stderr of a job that a user's mistake ended."""
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    return ended.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_says_how_to_call_the_job(job: str) -> None:
+    ended = run_job("--help", job=job)
+    assert ended.returncode == 0
+    assert f"jobs/{job}.py" in ended.stdout
+    assert "section.key=value" in ended.stdout
+
+
+def test_help_is_quick() -> None:
+    """In CPU time, since the machine may be busy."""
+    before = os.times()
+    run_job("--help")
+    after = os.times()
+    cpu_s = after.children_user + after.children_system
+    assert cpu_s - before.children_user - before.children_system < 3
+
+
+def test_misspelt_key_is_named(tmp_path: Path) -> None:
+    ended = run_job("jobs/configs/demo.yaml", f"storage.root={tmp_path}", "score.topk=5")
+    assert "score.topk: expected a known key" in said_of_mistake(ended)
+    assert "did you mean top_k?" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_config_file_is_named(tmp_path: Path) -> None:
+    ended = run_job(str(tmp_path / "none.yaml"))
+    expected = f"{tmp_path}/none.yaml: expected a YAML config file, found No such file"
+    assert expected in said_of_mistake(ended)
+
+
+def test_storage_root_below_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ended = run_job("jobs/configs/demo.yaml", f"storage.root={tmp_path}/file/store")
+    assert f"{tmp_path}/file/store: expected" in said_of_mistake(ended)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_bucket_that_does_not_exist_is_told(s3_bucket: str) -> None:
+    ended = run_job("jobs/configs/demo.yaml", f"storage.root={s3_bucket}-none/store")
+    assert f"{s3_bucket}-none" in said_of_mistake(ended)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in ended.stderr
+
+
+def test_wrong_credentials_are_told_and_kept_secret(
+    s3_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not os.environ.get("CROSSREC_TEST_S3_ENDPOINT"):
+        from moto import settings
+
+        monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
+    wrong = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "hunter2hunter2"}
+    ended = run_job("jobs/configs/demo.yaml", f"storage.root={s3_root}", variables=wrong)
+    assert "expected credentials that the store accepts" in said_of_mistake(ended)
+    assert "hunter2" not in ended.stderr
+
+
+def test_corrupt_input_is_named(night: Night, joined: dict[str, str], tmp_path: Path) -> None:
+    bad = tmp_path / "events.parquet"
+    bad.write_bytes(b"PAR1 and no more")
+    path = tmp_path / "config.yaml"
+    config = change(night.config, data={"events": str(bad)}, storage={"root": str(tmp_path / "s")})
+    path.write_text(yaml.safe_dump(config.public()))
+    ended = run_job(str(path), variables=joined)
+    assert f"{bad}: expected" in said_of_mistake(ended)
+
+
+def test_nightly_ends_with_a_line_of_json(
+    night: Night, joined: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(night.config.public()))
+    ended = run_job(str(path), variables=joined)
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads(ended.stdout.splitlines()[-1])
+    assert summary["run_id"] == "night"
+    assert summary["scores"] == night.store.uri("runs/night/scores")
+    assert summary["pairs"] == summary["users"] * len(DEMO.domains)
+    assert summary["ndcg@10"] == night.summary["ndcg@10"]
+
+
+def test_job_starts_a_ray_of_its_own(tmp_path: Path) -> None:
+    """Without RAY_ADDRESS; the one test that pays for a start."""
+    began = time.time()
+    ended = run_job(
+        "jobs/configs/demo.yaml", f"storage.root={tmp_path}", "data.demo_users=50", job="prepare"
+    )
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads(ended.stdout.splitlines()[-1])
+    assert summary["storage_root"] == str(tmp_path)
+    assert (tmp_path / summary["prepared"] / "summary.json").stat().st_mtime >= began

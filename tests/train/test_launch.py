@@ -1,0 +1,151 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+from safetensors.torch import load
+from torch import Tensor
+
+from crossrec.config import Config
+from crossrec.data.prepare import prepare
+from crossrec.errors import ConfigError
+from crossrec.storage import Store
+from crossrec.train.launch import finetune
+from tests.nights import EPOCHS, Night, change, modified, published_night
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 240
+"""A busy machine takes long to start its workers."""
+
+# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
+pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
+
+
+@pytest.fixture(scope="module")
+def night(ray_cluster: None, tiny_backbone: str) -> Night:
+    return published_night(tiny_backbone)
+
+
+@pytest.fixture(scope="module")
+def by_two(night: Night) -> dict[str, Any]:
+    """A fine-tuning by two workers that reaches the backbone."""
+    train = {
+        "num_workers": 2,
+        "epochs": 2,
+        "batch_size": 32,
+        "learning_rate": 0.01,
+        "backbone_learning_rate": 1e-3,
+        # Few items a step pass through the backbone.
+        "full_softmax_items": 0,
+        "negatives": 64,
+    }
+    config = change(night.config, run_id="two", model={"trainable": "all"}, train=train)
+    prepare(config, night.store)
+    return finetune(config, night.store)
+
+
+def backbone_of(store: Store, model: str) -> dict[str, Tensor]:
+    return load(store.read_bytes(f"{model}/backbone/model.safetensors"))
+
+
+def changed_tensors(store: Store, model: str, backbone: str) -> set[str]:
+    before = load(Path(backbone, "model.safetensors").read_bytes())
+    after = backbone_of(store, model)
+    assert after.keys() == before.keys()
+    return {name for name in before if not after[name].equal(before[name])}
+
+
+def test_two_workers_learn(by_two: dict[str, Any]) -> None:
+    losses = [point["loss"] for point in by_two["training"]["curve"][1:]]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0]
+
+
+def test_trainable_all_reaches_the_backbone(
+    night: Night, by_two: dict[str, Any], tiny_backbone: str
+) -> None:
+    changed = changed_tensors(night.store, by_two["selected"], tiny_backbone)
+    assert {name.split(".")[0] for name in changed} >= {"embeddings", "encoder"}
+
+
+def test_trainable_head_leaves_the_backbone_alone(night: Night, tiny_backbone: str) -> None:
+    assert changed_tensors(night.store, night.manifest["model"], tiny_backbone) == set()
+
+
+def test_finetune_stops_at_its_last_epoch(night: Night) -> None:
+    curve = night.read_json("finetune.json")["training"]["curve"]
+    epochs = [point["epoch"] for point in curve]
+    assert epochs == list(range(len(epochs)))
+    assert len(epochs) <= 1 + EPOCHS
+
+
+def test_finished_finetune_does_nothing(night: Night) -> None:
+    before = [modified(night.store, folder) for folder in ("runs/night/train", "models")]
+    assert finetune(night.config, night.store) == night.read_json("finetune.json")
+    assert [modified(night.store, folder) for folder in ("runs/night/train", "models")] == before
+
+
+def test_more_workers_than_the_cluster_holds_are_refused(night: Night) -> None:
+    config = change(night.config, run_id="crowd", train={"num_workers": 4})
+    prepare(config, night.store)
+    with pytest.raises(ConfigError, match=r"train\.num_workers: expected room for 4 workers"):
+        finetune(config, night.store)
+
+
+def test_killed_finetune_goes_on_from_its_last_checkpoint(night: Night, tmp_path: Path) -> None:
+    train = {"epochs": 3, "patience": 100}
+    config = change(night.config, run_id="killed", train=train)
+    prepare(config, night.store)
+    kill_after_epoch(1, config, night.store, tmp_path)
+    before = newest_curve(config, night.store)
+    assert len(before) < 4
+    finished = finetune(config, night.store)
+    curve = finished["training"]["curve"]
+    assert [point["epoch"] for point in curve] == [0, 1, 2, 3]
+    # The seconds that an epoch took tell one pass from another.
+    assert curve[:2] == before[:2]
+
+
+def kill_after_epoch(epoch: int, config: Config, store: Store, folder: Path) -> None:
+    """Run jobs/finetune.py and kill it without warning once it stands beyond an epoch."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config.public()))
+    address = ray.get_runtime_context().gcs_address
+    with (folder / "log").open("wb") as log:
+        job = subprocess.Popen(
+            [sys.executable, "jobs/finetune.py", str(path)],
+            cwd=ROOT,
+            env={**os.environ, "RAY_ADDRESS": address},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + PATIENCE_S
+        # The checkpoint before the newest is there for certain.
+        while len(newest_curve(config, store)) < epoch + 2:
+            said = (folder / "log").read_text()
+            assert job.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
+def newest_curve(config: Config, store: Store) -> list[dict[str, Any]]:
+    """Return the curve of the newest checkpoint of the selecting run."""
+    folder = Path(store.full_path(f"runs/{config.run_id}/train"))
+    curves = []
+    for path in folder.glob("select-*/checkpoint_*/progress.json"):
+        try:
+            curves.append(json.loads(path.read_text())["curve"])
+        except (ValueError, OSError):  # half written, or just removed
+            continue
+    return max(curves, key=len, default=[])
