@@ -29,7 +29,7 @@ from crossrec.storage import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Whole nights: written, not yet seen to pass together in a quiet run. Remove the line when they have.
+# Whole nights: written, not yet seen to pass together in a quiet run; this list goes when they do.
 collect_ignore = [
     "test_nightly.py",
     "test_faults.py",
