@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from crossrec.data.histories import Prepared, read_catalogue, read_histories
+from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.replay import before, flatten, new_events, select_users
 from crossrec.model.checkpoint import load_model
 from crossrec.schema import ITEM_ID, bucket_name, domain_folder
@@ -90,19 +90,3 @@ def _write_list(store: Store, folder: str, bucket: int, table: pa.Table) -> dict
     path = f"{folder}/{bucket_name(bucket)}.{digest[:12]}.parquet"
     store.write_bytes(path, data)
     return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": digest}
-
-
-class ReadBucket:
-    """Ray Data task: reads a bucket ahead of the actor that scores it."""
-
-    def __init__(self, job: ScoreJob) -> None:
-        self.job = job
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the bucket's number and its histories as an Arrow stream."""
-        bucket = int(row["bucket"])
-        table = read_histories(self.job.store, self.job.prepared, bucket)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return {"bucket": bucket, "histories": sink.getvalue().to_pybytes()}

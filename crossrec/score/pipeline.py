@@ -23,11 +23,12 @@ from ray.data import ActorPoolStrategy
 from crossrec.config import Config
 from crossrec.data.histories import Prepared, open_prepared, read_catalogue
 from crossrec.data.replay import Histories
+from crossrec.data.stream import ReadBucket
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.model.checkpoint import load_model
 from crossrec.runlog import log, stage
 from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
-from crossrec.score.bucket import ReadBucket, ScoreBucket, ScoreJob
+from crossrec.score.bucket import ScoreBucket, ScoreJob
 from crossrec.score.catalogue import build_items, load_items, night_systems
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.storage import Store
@@ -92,7 +93,8 @@ def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
     # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
     threads = max(1, (cpus - 2) // actors)
     rows = [{"bucket": bucket} for bucket in missing]
-    waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(ReadBucket(job))
+    read = ReadBucket(job.store, job.prepared)
+    waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(read)
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to say that an actor is not to be restarted for ever.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")

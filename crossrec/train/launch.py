@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 import ray.train
+from ray.data import ExecutionOptions
 from ray.train.torch import TorchTrainer
 
 from crossrec.config import Config
-from crossrec.data.histories import Prepared, histories_path, open_prepared
+from crossrec.data.histories import Prepared, open_prepared
+from crossrec.data.stream import stream_histories
 from crossrec.encode import BackboneSource, encode_catalogue
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.model.checkpoint import Model, save_model, tensors_from_bytes
@@ -136,15 +137,13 @@ def _digest(config: Config, prepared: Prepared) -> str:
 
 def _train(job: TrainJob, folder: str, name: str) -> dict[str, Any]:
     """Train, from the newest checkpoint under this name; return progress and best weights."""
-    paths = [
-        job.store.full_path(histories_path(job.prepared.folder, bucket))
-        for bucket in range(job.prepared.buckets)
-    ]
-    histories = ray.data.read_parquet(paths, filesystem=job.store.arrow_filesystem)
+    # In the order of the buckets, so that a night can be repeated.
+    options = ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"job": job},
-        datasets={"histories": histories},
+        datasets={"histories": stream_histories(job.store, job.prepared)},
+        dataset_config=ray.train.DataConfig(execution_options=options),
         scaling_config=_scaling(job.train.num_workers),
         run_config=ray.train.RunConfig(
             name=name,

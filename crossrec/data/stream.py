@@ -1,0 +1,65 @@
+"""Buckets of histories as a stream of Ray Data: tasks read them ahead of who uses them.
+
+    histories = stream_histories(store, prepared)      # of schema.HISTORIES
+    for table in histories.iter_batches(batch_format="pyarrow"): ...
+
+Not `ray.data.read_parquet`: it lists files and reads footers again at every pass, 4 s for 32 small
+files on 2 cores, where this takes 0.5 s (Ray 2.60).
+"""
+
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from crossrec.data.histories import Prepared, read_histories
+from crossrec.storage import Store
+
+EVENTS_A_TASK = 1_000_000
+"""Small buckets are read several a task, up to so many events (12 MB)."""
+
+MIN_TASKS = 8
+"""Fewer would leave nothing to read ahead while the first is used."""
+
+
+class ReadHistories:
+    """Ray Data task: reads the buckets of a batch."""
+
+    def __init__(self, store: Store, prepared: Prepared) -> None:
+        self.store = store
+        self.prepared = prepared
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return the histories of the buckets in column `bucket`, schema.HISTORIES."""
+        return pa.concat_tables(
+            read_histories(self.store, self.prepared, bucket)
+            for bucket in batch["bucket"].to_pylist()
+        )
+
+
+class ReadBucket:
+    """Ray Data task: reads one bucket for an actor whose unit of work it is."""
+
+    def __init__(self, store: Store, prepared: Prepared) -> None:
+        self.store = store
+        self.prepared = prepared
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the bucket's number and its histories as an Arrow stream."""
+        bucket = int(row["bucket"])
+        table = read_histories(self.store, self.prepared, bucket)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return {"bucket": bucket, "histories": sink.getvalue().to_pybytes()}
+
+
+def stream_histories(store: Store, prepared: Prepared) -> ray.data.Dataset:
+    """Return all histories as a lazy dataset, in the order of buckets; holds a few at a time."""
+    buckets = prepared.buckets
+    most = max(1, buckets // MIN_TASKS)
+    size = max(1, min(most, buckets * EVENTS_A_TASK // max(prepared.events, 1)))
+    rows = [{"bucket": bucket} for bucket in range(buckets)]
+    tasks = ray.data.from_items(rows, override_num_blocks=-(-buckets // size))
+    read = ReadHistories(store, prepared)
+    return tasks.map_batches(read, batch_size=1, batch_format="pyarrow")
