@@ -50,9 +50,9 @@ class Night:
         return self.store.read_json(f"runs/{self.config.run_id}/{name}")
 
     def checkpoints(self) -> list[str]:
-        """Return the folders of the checkpoints that the selecting run left, oldest first."""
+        """Return the folders of the checkpoints that training left, oldest first."""
         folder = f"runs/{self.config.run_id}/train"
-        (run,) = (name for name in self.store.list(folder) if name.startswith("select-"))
+        (run,) = (name for name in self.store.list(folder) if name != "selected")
         names = self.store.list(f"{folder}/{run}")
         return [f"{folder}/{run}/{name}" for name in names if not name.endswith(".json")]
 

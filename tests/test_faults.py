@@ -56,7 +56,10 @@ def test_night_on_s3_is_published(on_s3: Night) -> None:
 
 def test_night_on_s3_keeps_its_checkpoints_there(on_s3: Night) -> None:
     progress = on_s3.store.read_json(f"{on_s3.checkpoints()[-1]}/progress.json")
-    assert progress["is_done"]
+    assert [(phase["phase"], phase["is_done"]) for phase in progress["phases"]] == [
+        ("select", True),
+        ("refit", True),
+    ]
 
 
 def test_history_of_100_000_events_gets_its_list(on_s3: Night) -> None:

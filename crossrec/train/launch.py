@@ -1,12 +1,13 @@
 """Stage 2, finetune: choose on the validation slice, then refit on everything up to as_of.
 
-Time is cut train | valid | hold-out. The `select` run trains on what lies before valid, stops early
-by NDCG@10 on it, and its best weights are judged on the hold-out; the `refit` run trains with the
-chosen number of epochs and blends on all events, and its weights are published.
+Time is cut train | valid | hold-out. The phase `select` trains on what lies before valid, stops
+early by NDCG@10 on it, and its best weights are judged on the hold-out; the phase `refit` trains
+with the chosen number of epochs and blends on all events, and its weights are published. One run of
+Ray Train does both.
 
     models/<model_id>/                      the refitted model
     runs/<run_id>/train/selected/           the model that the hold-out judges, in the same form
-    runs/<run_id>/train/{select,refit}/     checkpoints of Ray Train
+    runs/<run_id>/train/<digest>/           checkpoints of Ray Train
     runs/<run_id>/finetune.json             written last: a rerun of a finished stage does nothing
 
     summary = finetune(config, store)
@@ -14,6 +15,7 @@ chosen number of epochs and blends on all events, and its weights are published.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,13 @@ from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.stream import stream_histories
 from crossrec.encode import BackboneSource, encode_catalogue
 from crossrec.errors import ConfigError, CrossrecError, explain
-from crossrec.model.checkpoint import Model, save_model, tensors_from_bytes
-from crossrec.model.recommender import Blend
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
+from crossrec.train.export import Phase
 from crossrec.train.loop import train_loop
-from crossrec.train.task import TrainJob, build_task
+from crossrec.train.progress import Progress, read_progress
+from crossrec.train.task import TrainJob
 
 CPUS_A_WORKER = 8
 """At most; more would not fit beside a GPU on common nodes, and the loop has no use for them."""
@@ -64,49 +66,42 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
             )
         log.info("finetune: already done, %s", store.uri(finished["model"]))
         return finished
+    selected, model = f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
     with stage("finetune") as facts:
         source = BackboneSource(store, config.model)
         vectors = encode_catalogue(store, prepared, source)
         night, holdout, valid = time_cuts(config, prepared)
         common = (store, prepared, vectors, source, config.model, config.train, config.seed)
-        job = TrainJob(*common, valid, (valid, holdout), config.train.epochs)
-        selected = _train(job, f"{run}/train", f"select-{digest}")
-        progress = selected["progress"]
-        log.info(
-            "finetune: best epoch %s, NDCG@10 %s",
-            progress["best_epoch"],
-            round(progress["best_ndcg"], 5),
-        )
         notes = {
             "run_id": config.run_id,
             "prepared": prepared.digest,
             "as_of_us": prepared.as_of_us,
         }
-        _export(
-            job, selected, progress, f"{run}/train/selected", notes | {"known_before_day": valid}
+        epochs = config.train.epochs
+        phases = (
+            Phase("select", TrainJob(*common, valid, (valid, holdout), epochs), selected, notes),
+            Phase("refit", TrainJob(*common, night, None, epochs), model, notes),
         )
-        refit = TrainJob(*common, night, None, progress["best_epoch"])
-        final = _train(refit, f"{run}/train", f"refit-{digest}")
-        folder = f"models/{config.run_id}-{digest[:8]}"
-        _export(refit, final, progress, folder, notes | {"known_before_day": night})
+        chosen, refit = _train(phases, f"{run}/train", digest)
         facts |= {
-            "epochs": progress["epoch"],
-            "best_epoch": progress["best_epoch"],
-            "model": store.uri(folder),
+            "epochs": chosen.epoch,
+            "best_epoch": chosen.best_epoch,
+            "model": store.uri(model),
         }
     summary = {
         "digest": digest,
-        "model": folder,
-        "selected": f"{run}/train/selected",
+        "model": model,
+        "selected": selected,
         "days": {"valid": valid, "holdout": holdout, "night": night},
         "training": {
-            name: progress[name] for name in ("best_epoch", "best_ndcg", "blends", "step0", "curve")
+            name: getattr(chosen, name)
+            for name in ("best_epoch", "best_ndcg", "blends", "step0", "curve")
         },
-        "refit": final["progress"]["curve"],
+        "refit": refit.curve,
         "seconds": facts["seconds"],
     }
     store.write_json(
-        f"{folder}/metrics.json", {"training": summary["training"], "refit": summary["refit"]}
+        f"{model}/metrics.json", {"training": summary["training"], "refit": summary["refit"]}
     )
     store.write_json(f"{run}/finetune.json", summary)
     return summary
@@ -135,13 +130,14 @@ def _digest(config: Config, prepared: Prepared) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _train(job: TrainJob, folder: str, name: str) -> dict[str, Any]:
-    """Train, from the newest checkpoint under this name; return progress and best weights."""
+def _train(phases: Sequence[Phase], folder: str, name: str) -> list[Progress]:
+    """Train, from the newest checkpoint under this name; return the progress of each phase."""
+    job = phases[0].job
     # In the order of the buckets, so that a night can be repeated.
     options = ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"job": job},
+        train_loop_config={"phases": phases},
         datasets={"histories": stream_histories(job.store, job.prepared)},
         dataset_config=ray.train.DataConfig(execution_options=options),
         scaling_config=_scaling(job.train.num_workers),
@@ -170,8 +166,7 @@ def _train(job: TrainJob, folder: str, name: str) -> dict[str, Any]:
             )
         )
     with result.checkpoint.as_directory() as local:
-        progress = json.loads((Path(local) / "progress.json").read_text())
-        return {"progress": progress, "best": (Path(local) / "best.safetensors").read_bytes()}
+        return read_progress(Path(local))
 
 
 def _scaling(workers: int) -> ray.train.ScalingConfig:
@@ -194,29 +189,3 @@ def _scaling(workers: int) -> ray.train.ScalingConfig:
         use_gpu=gpus > 0,
         resources_per_worker={"CPU": each, "GPU": min(gpus, 1)},
     )
-
-
-def _export(
-    job: TrainJob,
-    trained: dict[str, Any],
-    chosen: dict[str, Any],
-    folder: str,
-    notes: dict[str, Any],
-) -> None:
-    """Write the best weights and the blends that validation chose as a model folder."""
-    import torch
-
-    task = build_task(job, torch.device("cpu"))
-    task.loss.load_state_dict(tensors_from_bytes(trained["best"]))
-    backbone = task.texts.backbone if task.texts is not None else job.source.load()
-    blends, step0 = (
-        {name: Blend(**blend) for name, blend in chosen[key].items()} for key in ("blends", "step0")
-    )
-    domains = tuple(domain.name for domain in job.prepared.domains)
-    facts = notes | {
-        "seed": job.seed,
-        "backbone": job.model.backbone,
-        "valid_ndcg@10": chosen["best_ndcg"],
-    }
-    model = Model(job.model, task.loss.recommender, task.items, domains, blends, step0, facts)
-    save_model(job.store, folder, model, backbone)

@@ -100,22 +100,33 @@ def test_more_workers_than_the_cluster_holds_are_refused(night: Night) -> None:
         finetune(config, night.store)
 
 
-def test_killed_finetune_goes_on_from_its_last_checkpoint(night: Night, tmp_path: Path) -> None:
-    train = {"epochs": 3, "patience": 100}
-    config = change(night.config, run_id="killed", train=train)
+def test_finetune_killed_in_both_phases_ends_as_one_left_alone(
+    night: Night, tmp_path: Path
+) -> None:
+    config = change(night.config, run_id="killed")
     prepare(config, night.store)
-    kill_after_epoch(1, config, night.store, tmp_path)
-    before = newest_curve(config, night.store)
-    assert len(before) < 4
+    kill_after(0, 1, config, night.store, tmp_path)
+    selecting = newest_curves(config, night.store)
+    assert len(selecting) == 1
+    kill_after(1, 1, config, night.store, tmp_path)
+    refitting = newest_curves(config, night.store)
+    assert len(refitting) == 2
     finished = finetune(config, night.store)
-    curve = finished["training"]["curve"]
-    assert [point["epoch"] for point in curve] == [0, 1, 2, 3]
+    curves = [finished["training"]["curve"], finished["refit"]]
     # The seconds that an epoch took tell one pass from another.
-    assert curve[:2] == before[:2]
+    assert curves[0][:2] == selecting[0][:2]
+    assert curves[0] == refitting[0]
+    assert curves[1][:2] == refitting[1][:2]
+    alone = night.read_json("finetune.json")
+    for name in ("best_epoch", "best_ndcg", "blends", "step0"):
+        assert finished["training"][name] == alone["training"][name]
+    for name in ("selected", "model"):
+        weights = [f"{summary[name]}/model.safetensors" for summary in (finished, alone)]
+        assert night.store.read_bytes(weights[0]) == night.store.read_bytes(weights[1])
 
 
-def kill_after_epoch(epoch: int, config: Config, store: Store, folder: Path) -> None:
-    """Run jobs/finetune.py and kill it without warning once it stands beyond an epoch."""
+def kill_after(phase: int, epoch: int, config: Config, store: Store, folder: Path) -> None:
+    """Run jobs/finetune.py and kill it without warning once a phase stands beyond an epoch."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config.public()))
     address = ray.get_runtime_context().gcs_address
@@ -130,7 +141,7 @@ def kill_after_epoch(epoch: int, config: Config, store: Store, folder: Path) -> 
         )
         deadline = time.monotonic() + PATIENCE_S
         # The checkpoint before the newest is there for certain.
-        while len(newest_curve(config, store)) < epoch + 2:
+        while len(dict(enumerate(newest_curves(config, store))).get(phase, [])) < epoch + 2:
             said = (folder / "log").read_text()
             assert job.poll() is None, said
             assert time.monotonic() < deadline, said
@@ -139,13 +150,14 @@ def kill_after_epoch(epoch: int, config: Config, store: Store, folder: Path) -> 
         job.wait()
 
 
-def newest_curve(config: Config, store: Store) -> list[dict[str, Any]]:
-    """Return the curve of the newest checkpoint of the selecting run."""
+def newest_curves(config: Config, store: Store) -> list[list[dict[str, Any]]]:
+    """Return each phase's curve in the newest checkpoint."""
     folder = Path(store.full_path(f"runs/{config.run_id}/train"))
-    curves = []
-    for path in folder.glob("select-*/checkpoint_*/progress.json"):
+    found = []
+    for path in folder.glob("*/checkpoint_*/progress.json"):
         try:
-            curves.append(json.loads(path.read_text())["curve"])
+            phases = json.loads(path.read_text())["phases"]
+            found.append([phase["curve"] for phase in phases])
         except (ValueError, OSError):  # half written, or just removed
             continue
-    return max(curves, key=len, default=[])
+    return max(found, key=lambda curves: sum(map(len, curves)), default=[])

@@ -1,0 +1,52 @@
+"""A finished phase as a model folder, written by the worker that trained it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from crossrec.model.checkpoint import Model, save_model, tensors_from_bytes
+from crossrec.model.recommender import Blend
+from crossrec.train.progress import Progress
+from crossrec.train.task import Task, TrainJob
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training of a run, from step 0 to a model folder.
+
+    name: what progress and log call it. job: what it trains on; without a validation slice it
+    trains as many epochs as the phase before it found best. folder: where its model goes. notes:
+    facts for that model's config.json.
+    """
+
+    name: str
+    job: TrainJob
+    folder: str
+    notes: dict[str, Any]
+
+
+def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress) -> None:
+    """Write the model; again after a crash, with the same content.
+
+    Args:
+        phase: that ended.
+        task: holds the weights of its last epoch.
+        best: weights of the epoch to export instead, None for the last.
+        chosen: of the phase that validated, this one or one before it.
+    """
+    if best is not None:
+        task.loss.load_state_dict(tensors_from_bytes(best))
+    job = phase.job
+    backbone = task.texts.backbone if task.texts is not None else job.source.load()
+    blends, step0 = (
+        {name: Blend(**blend) for name, blend in blends.items()}
+        for blends in (chosen.blends, chosen.step0)
+    )
+    domains = tuple(domain.name for domain in job.prepared.domains)
+    facts = phase.notes | {
+        "seed": job.seed,
+        "backbone": job.model.backbone,
+        "known_before_day": job.known_before,
+        "valid_ndcg@10": chosen.best_ndcg,
+    }
+    model = Model(job.model, task.loss.recommender, task.items, domains, blends, step0, facts)
+    save_model(job.store, phase.folder, model, backbone)

@@ -1,0 +1,112 @@
+"""Where a training run stands: one Progress a phase, in every checkpoint and for who watches.
+
+A checkpoint is a folder of the newest phase's weights and optimizer, and of all phases' progress:
+
+    model.safetensors  optimizer.pt      as they are after the epoch
+    best.safetensors                     the best epoch's weights, where the phase validates
+    progress.json                        {"phases": [...]}; the newest phase comes last
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+from crossrec.model.checkpoint import (
+    optimizer_from_bytes,
+    optimizer_to_bytes,
+    tensors_from_bytes,
+    tensors_to_bytes,
+)
+from crossrec.train.task import Task
+
+
+@dataclass
+class Progress:
+    """Where a phase stands.
+
+    best_ndcg: NDCG@10 on the validation slice at `best_epoch`. blends: the weights chosen there;
+    step0: those chosen before training. curve: one point an epoch, epoch 0 before training.
+    """
+
+    phase: str
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_ndcg: float = -1.0
+    blends: dict[str, dict[str, float]] = field(default_factory=dict)
+    step0: dict[str, dict[str, float]] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    is_done: bool = False
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in memory: `phases` is never empty, the weights are those of its last."""
+
+    phases: list[Progress]
+    model: bytes
+    optimizer: bytes
+    best: bytes | None
+
+    def restore(self, task: Task) -> None:
+        """Put weights and optimizer state back into a task of the same phase."""
+        task.loss.load_state_dict(tensors_from_bytes(self.model))
+        optimizer_from_bytes(task.optimizer, self.optimizer)
+
+
+def read_progress(folder: Path) -> list[Progress]:
+    """Return the phases of a checkpoint's folder."""
+    found = json.loads((folder / "progress.json").read_text())
+    return [Progress(**phase) for phase in found["phases"]]
+
+
+def read_checkpoint() -> Saved | None:
+    """Return the newest checkpoint of this run, None at its start; called on a worker."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as name:
+        folder = Path(name)
+        best = folder / "best.safetensors"
+        return Saved(
+            read_progress(folder),
+            (folder / "model.safetensors").read_bytes(),
+            (folder / "optimizer.pt").read_bytes(),
+            best.read_bytes() if best.exists() else None,
+        )
+
+
+def report_epoch(task: Task, phases: Sequence[Progress], best: bytes | None, rank: int) -> None:
+    """Report the newest phase's epoch to Ray Train, rank 0 with a checkpoint; a barrier."""
+    progress = phases[-1]
+    metrics: dict[str, Any] = {"phase": progress.phase, "best_epoch": progress.best_epoch}
+    metrics |= progress.curve[-1]
+    if rank:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "model.safetensors").write_bytes(tensors_to_bytes(task.loss.state_dict()))
+        (folder / "optimizer.pt").write_bytes(optimizer_to_bytes(task.optimizer))
+        if best is not None:
+            (folder / "best.safetensors").write_bytes(best)
+        said = {"phases": [asdict(phase) for phase in phases]}
+        (folder / "progress.json").write_text(json.dumps(said, indent=2))
+        print(describe(progress), flush=True)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def describe(progress: Progress) -> str:
+    """Return the newest point of the curve as a line for people.
+
+    >>> describe(Progress("refit", epoch=1, curve=[{"epoch": 1, "loss": 5.25, "seconds": 7.5}]))
+    'finetune: refit epoch 1, loss 5.25, seconds 7.5'
+    """
+    facts = [f"{key} {value}" for key, value in progress.curve[-1].items() if value is not None]
+    line = f"finetune: {progress.phase} {', '.join(facts)}"
+    return line if progress.best_ndcg < 0 else f"{line} (best epoch {progress.best_epoch})"
