@@ -10,9 +10,11 @@ In: the prepared catalogue and a backbone. Out, in the store:
     vectors = read_vectors(store, folder, "shop")
 """
 
+import contextlib
 import hashlib
 import io
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +29,21 @@ from ray.data import ActorPoolStrategy
 from crossrec.config import ModelConfig
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
-from crossrec.model.checkpoint import load_model_backbone, locate_weights
+from crossrec.model.checkpoint import (
+    BackboneFolder,
+    folder_digest,
+    load_model_backbone,
+    locate_weights,
+)
 from crossrec.runlog import log
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
 
 TEXTS_A_PART = 2_048
 """Texts a unit of work and cache file: about 10 s of MiniLM on a core, 3 MB."""
+
+TEXTS_AN_ACTOR = 8_192
+"""New texts for which another actor is worth its start (10 s of CPU)."""
 
 RETRIES = 2
 """Times that an actor is restarted, and a part tried again, before the job fails."""
@@ -47,13 +57,44 @@ class BackboneSource:
     settings: ModelConfig
     model_folder: str | None = None
 
+    @contextlib.contextmanager
+    def _located(self) -> Iterator[str]:
+        """Yield the local folder, or hub id, of `model.backbone`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            yield locate_weights(self.settings.backbone, dict(self.store.options), Path(scratch))
+
     def load(self) -> TextBackbone:
         """Return the backbone, on the CPU."""
         if self.model_folder:
             return load_model_backbone(self.store, self.model_folder, self.settings)
-        with tempfile.TemporaryDirectory() as scratch:
-            source = locate_weights(self.settings.backbone, dict(self.store.options), Path(scratch))
-            return load_backbone(source, self.settings.text_tokens, self.settings.trust_remote_code)
+        with self._located() as place:
+            return load_backbone(place, self.settings.text_tokens, self.settings.trust_remote_code)
+
+    def digest(self) -> str:
+        """Return what names the vectors of this backbone; loads only one of a hub.
+
+        A model folder says which vectors its backbone gives: where it was not trained, those of
+        the backbone that the model started from, which are there already.
+        """
+        if self.model_folder:
+            known: str | None = self.store.read_json(f"{self.model_folder}/config.json").get(
+                "text_digest"
+            )
+            return known or weights_digest(self.load())
+        with self._located() as place:
+            if Path(place).is_dir():
+                return folder_digest(Path(place), self.settings.text_tokens)
+        return weights_digest(self.load())
+
+    @contextlib.contextmanager
+    def untrained(self, width: int) -> Iterator[TextBackbone | BackboneFolder]:
+        """Yield what `save_model` writes where the backbone was not trained."""
+        with self._located() as place:
+            if Path(place).is_dir():
+                digest = folder_digest(Path(place), self.settings.text_tokens)
+                yield BackboneFolder(Path(place), width, digest)
+            else:
+                yield self.load()
 
 
 class EncodeTexts:
@@ -76,8 +117,7 @@ class EncodeTexts:
 
 def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -> str:
     """Encode what is not cached, assemble a matrix a domain, and return their folder."""
-    backbone = source.load()
-    digest = weights_digest(backbone)[:16]
+    digest = source.digest()[:16]
     folder = f"{prepared.folder}/vectors/{digest}"
     missing = [
         domain.name
@@ -97,8 +137,9 @@ def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -
     if len(new):
         _encode(new, source, cache)
     log.info("encode: %s of %s texts are new", f"{len(new):,}", f"{len(wanted):,}")
+    width = _width(store, cache, source)
     for name, hashed in texts.items():
-        matrix = _assemble(store, cache, hashed, backbone.width)
+        matrix = _assemble(store, cache, hashed, width)
         sink = io.BytesIO()
         np.save(sink, matrix)
         store.write_bytes(_matrix_path(folder, name), sink.getvalue())
@@ -134,10 +175,9 @@ def _cached_hashes(store: Store, cache: str) -> pl.DataFrame:
 
 
 def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    actors = max(
-        1, gpus or min(int(ray.cluster_resources()["CPU"]) // 2, -(-len(new) // TEXTS_A_PART))
-    )
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
+    actors = max(1, min(gpus or cpus // 2, -(-len(new) // TEXTS_AN_ACTOR)))
     parts = [
         new.slice(start, TEXTS_A_PART).to_arrow() for start in range(0, len(new), TEXTS_A_PART)
     ]
@@ -147,15 +187,29 @@ def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=actors),
         fn_constructor_args=(source, cache),
-        num_cpus=1,
+        # Half of the CPUs, as in training: Ray Data needs some beside its actors.
+        num_cpus=1 if gpus else max(1, cpus // 2 // actors),
         num_gpus=1 if gpus else 0,
         max_restarts=RETRIES,
         max_task_retries=RETRIES,
     )
     done = 0
-    for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):
-        done += int(batch["texts"].sum())
-        log.info("encode: %s of %s new texts", f"{done:,}", f"{len(new):,}")
+    try:
+        for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):
+            done += int(batch["texts"].sum())
+            log.info("encode: %s of %s new texts", f"{done:,}", f"{len(new):,}")
+    except ray.exceptions.RayError:
+        # An actor that cannot start takes its error along; a backbone that cannot be loaded is the
+        # user's mistake, and is told here.
+        source.load()
+        raise
+
+
+def _width(store: Store, cache: str, source: BackboneSource) -> int:
+    """Return the width of the cached vectors; of the backbone's where there is no text at all."""
+    for name in store.list(cache)[:1]:
+        return int(store.read_parquet(f"{cache}/{name}", ["vector"]).schema.types[0].list_size)
+    return source.load().width
 
 
 def _assemble(store: Store, cache: str, hashed: pl.DataFrame, width: int) -> np.ndarray:

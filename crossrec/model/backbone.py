@@ -10,20 +10,16 @@ Tensor suffixes: B texts, T tokens, W width.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
 
 from crossrec.errors import ConfigError, explain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS_A_BATCH = 8_192
 """Padded tokens that one forward pass without gradients may hold (MiniLM: 90 MB of activations)."""
@@ -33,7 +29,7 @@ class TextBackbone(nn.Module):
     """Tokenizer, transformer and pooling in one: mean over tokens, then L2 norm."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_tokens: int
     ) -> None:
         super().__init__()
         self.model = model
@@ -72,6 +68,10 @@ def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False)
     Raises:
         ConfigError: there is no such model, or it holds no safetensors or no tokenizer.
     """
+    # Here, because it takes 6 s of CPU, which processes that load no backbone do without.
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)

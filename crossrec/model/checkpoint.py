@@ -3,11 +3,12 @@
 models/<model_id>/model.safetensors   the recommender
 models/<model_id>/config.json         settings, domains, blends, what it was trained on
 models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in
-training models/<model_id>/backbone/           the text backbone, as transformers saves it
+training models/<model_id>/backbone/           the text backbone, as transformers reads it
 
 model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
 
+import hashlib
 import importlib.util
 import io
 import tempfile
@@ -25,10 +26,27 @@ from torch import Tensor
 
 from crossrec.config import ModelConfig
 from crossrec.errors import ConfigError, CrossrecError, explain
-from crossrec.model.backbone import TextBackbone, load_backbone
+from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
 from crossrec.model.recommender import Blend, Recommender
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
+
+BACKBONE_FILES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".py"})
+"""Endings of what a backbone is loaded from: weights, config, tokenizer, code; never a pickle."""
+
+
+@dataclass(frozen=True)
+class BackboneFolder:
+    """A local folder with a backbone that training left as it was, and the width of its vectors."""
+
+    path: Path
+    width: int
+    digest: str
+
+    @property
+    def files(self) -> list[Path]:
+        """What to copy."""
+        return backbone_files(self.path)
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,20 @@ def _existing_folder(folder: Path, source: str) -> str:
     return str(folder.resolve())
 
 
+def backbone_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that a backbone is loaded from, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in BACKBONE_FILES)
+
+
+def folder_digest(folder: Path, max_tokens: int) -> str:
+    """Return the sha256 of a backbone's files and of how texts are cut; nothing is loaded."""
+    digest = hashlib.sha256(f"mean|{max_tokens}".encode())
+    for path in backbone_files(folder):
+        digest.update(f"|{path.name}|".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def copy_folder(store: Store, folder: str, target: Path) -> None:
     """Copy the files directly in a folder of the store to a local folder."""
     target.mkdir(parents=True, exist_ok=True)
@@ -113,12 +145,18 @@ def copy_folder(store: Store, folder: str, target: Path) -> None:
             (target / name).write_bytes(store.read_bytes(path))
 
 
-def save_model(store: Store, folder: str, model: Model, backbone: TextBackbone) -> dict[str, Any]:
+def save_model(
+    store: Store, folder: str, model: Model, backbone: TextBackbone | BackboneFolder
+) -> dict[str, Any]:
     """Write a model folder; `config.json` comes last, so that a folder with it is whole."""
     with tempfile.TemporaryDirectory() as scratch:
-        backbone.model.save_pretrained(scratch)
-        backbone.tokenizer.save_pretrained(scratch)
-        for path in sorted(Path(scratch).iterdir()):
+        if isinstance(backbone, BackboneFolder):
+            files, digest = backbone.files, backbone.digest
+        else:
+            backbone.model.save_pretrained(scratch)
+            backbone.tokenizer.save_pretrained(scratch)
+            files, digest = sorted(Path(scratch).iterdir()), weights_digest(backbone)
+        for path in files:
             store.write_bytes(f"{folder}/backbone/{path.name}", path.read_bytes())
     store.write_bytes(
         f"{folder}/model.safetensors", tensors_to_bytes(model.recommender.state_dict())
@@ -128,6 +166,7 @@ def save_model(store: Store, folder: str, model: Model, backbone: TextBackbone) 
         "format": 1,
         "settings": model.settings.model_dump(mode="json"),
         "text_width": backbone.width,
+        "text_digest": digest,
         "items": model.items.num_rows,
         "domains": list(model.domains),
         "blends": {name: asdict(blend) for name, blend in model.blends.items()},

@@ -36,7 +36,6 @@ def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress)
     if best is not None:
         task.loss.load_state_dict(tensors_from_bytes(best))
     job = phase.job
-    backbone = task.texts.backbone if task.texts is not None else job.source.load()
     blends, step0 = (
         {name: Blend(**blend) for name, blend in blends.items()}
         for blends in (chosen.blends, chosen.step0)
@@ -49,4 +48,8 @@ def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress)
         "valid_ndcg@10": chosen.best_ndcg,
     }
     model = Model(job.model, task.loss.recommender, task.items, domains, blends, step0, facts)
-    save_model(job.store, phase.folder, model, backbone)
+    if task.texts is not None:
+        save_model(job.store, phase.folder, model, task.texts.backbone)
+        return
+    with job.source.untrained(task.vectors_IT.shape[1]) as backbone:
+        save_model(job.store, phase.folder, model, backbone)
