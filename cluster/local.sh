@@ -232,12 +232,14 @@ submit_job() {
     return "$status"
 }
 
-# What the job says; not `ray job submit`'s own words, nor the JSON line and the repeated log that come at the end.
+# What the job says; not `ray job submit`'s own words, nor the JSON line and the repeated log that come at the end, nor
+# that Ray's core remarks on the finite restarts of every actor pool.
 show_progress() {
     local line repeated="" own=' (cli|sdk|dashboard_sdk|packaging|working_dir|job_manager)\.py:[0-9]+ -- '
+    local remark='^Running entrypoint for job |core_worker\.cc:[0-9]+: Actor with class name: .* max_restarts > 0'
     while IFS= read -r line; do
         case $line in *" -- Status message: Job entrypoint command failed"*) repeated=yes ;; esac
-        if [[ -n $repeated || $line == "{"*"}" || $line =~ $own ]]; then continue; fi
+        if [[ -n $repeated || $line == "{"*"}" || $line =~ $own || $line =~ $remark ]]; then continue; fi
         printf '%s\n' "$line"
     done
 }

@@ -114,13 +114,20 @@ def _ray() -> Iterator[None]:
 
     if "RAY_ADDRESS" in os.environ:
         variables = {name: os.environ[name] for name in WORKER_ENVIRONMENT}
-        ray.init(runtime_env={"env_vars": variables}, logging_level=logging.WARNING)
+        ray.init(
+            runtime_env={"env_vars": variables},
+            # What crossrec says, the driver says; what workers print besides is Ray's own, and
+            # stays in the files of its session. Their errors are raised here.
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
     else:
         ray.init(
             address="local",
             num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
+            log_to_driver=False,
             logging_level=logging.WARNING,
         )
     # After ray.init, which puts a handler of its own there.
@@ -141,6 +148,8 @@ def _quieten_ray_data() -> None:
     # Finite retries of actors go through an argument that Ray 2.64 will replace.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Warns that there are no progress bars where one has just turned them off.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

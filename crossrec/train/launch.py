@@ -34,8 +34,9 @@ from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train.export import Phase
 from crossrec.train.loop import train_loop
-from crossrec.train.progress import Progress, read_progress
+from crossrec.train.progress import PROGRESS, Progress, parse_progress
 from crossrec.train.task import TrainJob
+from crossrec.train.watch import log_epochs
 
 CPUS_A_WORKER = 8
 """At most; more would not fit beside a GPU on common nodes, and the loop has no use for them."""
@@ -150,7 +151,8 @@ def _train(phases: Sequence[Phase], folder: str, name: str) -> list[Progress]:
         ),
     )
     try:
-        result = trainer.fit()
+        with log_epochs(job.store, f"{folder}/{name}"):
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         where = job.store.uri(f"{folder}/{name}")
         raise CrossrecError(
@@ -166,7 +168,7 @@ def _train(phases: Sequence[Phase], folder: str, name: str) -> list[Progress]:
             )
         )
     with result.checkpoint.as_directory() as local:
-        return read_progress(Path(local))
+        return parse_progress((Path(local) / PROGRESS).read_bytes())
 
 
 def _scaling(workers: int) -> ray.train.ScalingConfig:

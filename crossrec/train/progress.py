@@ -24,6 +24,8 @@ from crossrec.model.checkpoint import (
 )
 from crossrec.train.task import Task
 
+PROGRESS = "progress.json"
+
 
 @dataclass
 class Progress:
@@ -59,10 +61,9 @@ class Saved:
         optimizer_from_bytes(task.optimizer, self.optimizer)
 
 
-def read_progress(folder: Path) -> list[Progress]:
-    """Return the phases of a checkpoint's folder."""
-    found = json.loads((folder / "progress.json").read_text())
-    return [Progress(**phase) for phase in found["phases"]]
+def parse_progress(data: bytes) -> list[Progress]:
+    """Return the phases that a checkpoint's progress.json tells of."""
+    return [Progress(**phase) for phase in json.loads(data)["phases"]]
 
 
 def read_checkpoint() -> Saved | None:
@@ -74,7 +75,7 @@ def read_checkpoint() -> Saved | None:
         folder = Path(name)
         best = folder / "best.safetensors"
         return Saved(
-            read_progress(folder),
+            parse_progress((folder / PROGRESS).read_bytes()),
             (folder / "model.safetensors").read_bytes(),
             (folder / "optimizer.pt").read_bytes(),
             best.read_bytes() if best.exists() else None,
@@ -96,17 +97,15 @@ def report_epoch(task: Task, phases: Sequence[Progress], best: bytes | None, ran
         if best is not None:
             (folder / "best.safetensors").write_bytes(best)
         said = {"phases": [asdict(phase) for phase in phases]}
-        (folder / "progress.json").write_text(json.dumps(said, indent=2))
-        print(describe(progress), flush=True)
+        (folder / PROGRESS).write_text(json.dumps(said, indent=2))
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def describe(progress: Progress) -> str:
-    """Return the newest point of the curve as a line for people.
+def describe(progress: Progress, index: int) -> str:
+    """Return a point of the curve as a line for people.
 
-    >>> describe(Progress("refit", epoch=1, curve=[{"epoch": 1, "loss": 5.25, "seconds": 7.5}]))
-    'finetune: refit epoch 1, loss 5.25, seconds 7.5'
+    >>> describe(Progress("refit", curve=[{"epoch": 0}, {"epoch": 1, "loss": 5.25}]), 1)
+    'refit epoch 1, loss 5.25'
     """
-    facts = [f"{key} {value}" for key, value in progress.curve[-1].items() if value is not None]
-    line = f"finetune: {progress.phase} {', '.join(facts)}"
-    return line if progress.best_ndcg < 0 else f"{line} (best epoch {progress.best_epoch})"
+    facts = [f"{key} {value}" for key, value in progress.curve[index].items() if value is not None]
+    return f"{progress.phase} {', '.join(facts)}"
