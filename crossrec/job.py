@@ -47,6 +47,14 @@ WORKER_ENVIRONMENT = {
 }
 """Set in this process and in all of its workers, where the user has not set them."""
 
+OWN_RAY_ENVIRONMENT = {
+    # Nobody but this process talks to it; a token would be left behind in the home folder.
+    "RAY_AUTH_MODE": "disabled",
+    # An actor (5 s of CPU to start) that looks whether nodes are about to be taken away.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""Set, too, where a job starts a Ray of its own."""
+
 
 def run_job(doc: str | None, function: str) -> NoReturn:
     """Run a stage, print its JSON summary as the last line of stdout, and exit 0, 1 or 2.
@@ -108,8 +116,9 @@ def _ray() -> Iterator[None]:
         {name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()}
     )
     if "RAY_ADDRESS" not in os.environ:
-        # Nobody but this process talks to it; a token would be left behind in the home folder.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        os.environ.update(
+            {name: os.environ.get(name, value) for name, value in OWN_RAY_ENVIRONMENT.items()}
+        )
     import ray
 
     if "RAY_ADDRESS" in os.environ:
