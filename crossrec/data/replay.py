@@ -15,11 +15,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from crossrec.data.histories import Prepared, activity_path
+from crossrec.data.histories import Prepared, activity_path, read_histories
 from crossrec.schema import ACTIVITY, US_PER_DAY, USER_ID
 from crossrec.storage import Store
 
 Array = np.ndarray
+
+SAMPLE_EVENTS = 4_000_000
+"""Enough to know which items go together; some 100 MB of histories."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,21 @@ def flatten(table: pa.Table) -> Histories:
 def _one_chunk(table: pa.Table, name: str) -> pa.Array:
     column = table.column(name)
     return column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+
+def sample_histories(store: Store, prepared: Prepared, events: int = SAMPLE_EVENTS) -> Histories:
+    """Return the histories of the first buckets, which are random samples of users.
+
+    Buckets are read until they hold so many events, or all are read; memory does not grow with the
+    number of users.
+    """
+    tables = []
+    for bucket in range(prepared.buckets):
+        tables.append(read_histories(store, prepared, bucket))
+        events -= len(tables[-1]["rows"].combine_chunks().flatten())
+        if events <= 0:
+            break
+    return flatten(pa.concat_tables(tables))
 
 
 def select_events(histories: Histories, keep: Array) -> Histories:

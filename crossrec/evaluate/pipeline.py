@@ -23,7 +23,7 @@ from crossrec.model.inference import domain_of_rows
 from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, ITEM_ID, USER_ID, domain_folder
 from crossrec.score.bucket import ScoreJob
-from crossrec.score.catalogue import build_items, holdout_systems
+from crossrec.score.catalogue import HOLDOUT, build_items
 from crossrec.score.pipeline import score_buckets
 from crossrec.storage import Store
 
@@ -47,9 +47,8 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         start, stop = finetuned["days"]["holdout"], finetuned["days"]["night"]
         buckets = range(_buckets_to_judge(prepared))
         items = f"{run}/baselines/items"
-        systems = holdout_systems(store, prepared, finetuned["selected"], start)
         if not store.exists(f"{items}/systems.json"):
-            build_items(store, prepared, finetuned["selected"], systems, items)
+            build_items(store, prepared, finetuned["selected"], start, HOLDOUT, items)
         job = ScoreJob(
             store=store,
             prepared=prepared,
@@ -58,7 +57,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             day=start,
             outputs={
                 name: f"{run}/holdout" if name == "model" else f"{run}/baselines/{name}"
-                for name in systems
+                for name in HOLDOUT
             },
             domains=tuple(domain.name for domain in prepared.domains),
             top_k=LIST_LENGTH,
@@ -67,7 +66,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         )
         score_buckets(job, buckets, config.score.num_actors)
         truth = holdout_truth(store, prepared, buckets, start, stop)
-        judged = {name: judge(truth, _read_lists(job, name, buckets), K) for name in systems}
+        judged = {name: judge(truth, _read_lists(job, name, buckets), K) for name in HOLDOUT}
         metrics = {
             "run_id": config.run_id,
             "k": K,

@@ -1,7 +1,8 @@
 """A model as a folder: safetensors, JSON, Parquet and a tokenizer; nothing in it is unpickled.
 
 models/<model_id>/model.safetensors   the recommender
-models/<model_id>/config.json         settings, domains, blends, what it was trained on
+models/<model_id>/config.json         settings, domains, what it was trained on
+models/<model_id>/fusion.safetensors  how the parts of a score add up
 models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in
 training models/<model_id>/backbone/           the text backbone, as transformers reads it
 
@@ -12,7 +13,8 @@ import hashlib
 import importlib.util
 import io
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from torch import Tensor
 from crossrec.config import ModelConfig
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
-from crossrec.model.recommender import Blend, Recommender
+from crossrec.model.fusion import VARIANTS, Fusion
+from crossrec.model.recommender import Recommender
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
@@ -55,8 +58,6 @@ class Model:
 
     items: table of domain, item_id, events; row r belongs to row r of the id embedding. domains:
     those trained on.
-    blends: weights by domain, of the trained model (`blends`) and of the model before training
-    (`step0`).
     facts: what a person or program may want to know (digests, dates, metrics).
     """
 
@@ -64,8 +65,6 @@ class Model:
     recommender: Recommender
     items: pa.Table
     domains: tuple[str, ...]
-    blends: dict[str, Blend]
-    step0: dict[str, Blend]
     facts: dict[str, Any] = field(default_factory=dict)
 
     def id_rows(self, catalogue: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -169,8 +168,6 @@ def save_model(
         "text_digest": digest,
         "items": model.items.num_rows,
         "domains": list(model.domains),
-        "blends": {name: asdict(blend) for name, blend in model.blends.items()},
-        "step0": {name: asdict(blend) for name, blend in model.step0.items()},
         "facts": model.facts,
     }
     store.write_json(f"{folder}/config.json", config)
@@ -197,8 +194,6 @@ def load_model(store: Store, folder: str) -> Model:
         recommender.eval(),
         store.read_parquet(f"{folder}/items.parquet"),
         tuple(config["domains"]),
-        {name: Blend(**blend) for name, blend in config["blends"].items()},
-        {name: Blend(**blend) for name, blend in config["step0"].items()},
         config["facts"],
     )
 
@@ -232,3 +227,42 @@ def optimizer_to_bytes(optimizer: torch.optim.Optimizer) -> bytes:
 def optimizer_from_bytes(optimizer: torch.optim.Optimizer, data: bytes) -> None:
     """Restore what `optimizer_to_bytes` wrote; only tensors and numbers are unpickled."""
     optimizer.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
+
+
+def save_fusions(store: Store, folder: str, fusions: Mapping[str, Fusion]) -> None:
+    """Write how the parts of a score add up, in each of VARIANTS, beside a model."""
+    tensors = {
+        f"{variant}.{name}": tensor
+        for variant, fusion in fusions.items()
+        for name, tensor in fusion.state_dict().items()
+    }
+    store.write_bytes(f"{folder}/fusion.safetensors", tensors_to_bytes(tensors))
+
+
+def load_fusions(store: Store, folder: str) -> dict[str, Fusion]:
+    """Read what `save_fusions` wrote.
+
+    Raises:
+        CrossrecError: the folder holds no whole model.
+    """
+    path = f"{folder}/fusion.safetensors"
+    if not store.exists(path):
+        mend = "fine-tune again, or name another model in score.model"
+        raise CrossrecError(
+            explain(store.uri(folder), "a model folder", "no fusion.safetensors", mend)
+        )
+    domains = len(store.read_json(f"{folder}/config.json")["domains"])
+    tensors = load_tensors(store.read_bytes(path))
+    fusions = {}
+    for variant in VARIANTS:
+        fusions[variant] = Fusion(domains)
+        start = f"{variant}."
+        fusions[variant].load_state_dict(
+            {
+                name.removeprefix(start): part
+                for name, part in tensors.items()
+                if name.startswith(start)
+            }
+        )
+        fusions[variant].eval()
+    return fusions

@@ -2,8 +2,9 @@
 
     items = item_state(recommender, text_vectors, ids, counts)
     profile_BW, queries_BDW = user_queries(recommender, items, histories, bounds, day)
+    users = user_state(recommender, items, histories, states, bounds, day)
 
-Tensor suffixes: B users, D domains, I items, W model width.
+Tensor suffixes: B users, D domains, E events, F features, I items, W model width.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Histories, PaddedHistories, pad
-from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
+from crossrec.data.userstate import domain_counts, event_ages, user_features
+from crossrec.model.overlap import Recent
+from crossrec.model.recommender import (
+    RECENT_DECAY,
+    RECENT_EVENTS,
+    HistoryBatch,
+    Recommender,
+    recent_mean,
+)
+
+LONG_EVENTS, LONG_DECAY = 200, 0.98
+"""What a user is like in the long run: the newest 200 events, weighted 0.98 ** age in events."""
 
 ITEMS_A_BLOCK = 65_536
 """Items whose vectors are computed at once."""
@@ -98,3 +112,68 @@ def user_queries(
         for domain in range(len(bounds))
     ]
     return profile_BW, torch.stack(queries, 1)
+
+
+@dataclass(frozen=True)
+class UserState:
+    """What the fusion needs to know of B users on a day.
+
+    profile_BW: untrained mean of the texts of recent events. domain_profile_BDW: the same of the
+    events in each domain, over a longer time. queries_BDW: the learned query of every domain.
+    features_BF: `data.userstate.user_features`. counts_BD: log(1 + events in the domain). recent:
+    the recent events of all domains. lasting: those over a longer time.
+    """
+
+    profile_BW: Tensor
+    domain_profile_BDW: Tensor
+    queries_BDW: Tensor
+    features_BF: Tensor
+    counts_BD: Tensor
+    recent: Recent
+    lasting: Recent
+
+    def asked(self, domain: int) -> tuple[Tensor, Tensor]:
+        """Return the features (B, F + 1) and one-hot domain (B, D) that a fusion asks for."""
+        one_hot_BD = torch.zeros_like(self.counts_BD)
+        one_hot_BD[:, domain] = 1.0
+        return torch.cat([self.features_BF, self.counts_BD[:, domain : domain + 1]], 1), one_hot_BD
+
+
+@torch.inference_mode()
+def user_state(
+    recommender: Recommender,
+    items: ItemState,
+    histories: Histories,
+    states: EventStates,
+    bounds: Sequence[tuple[int, int]],
+    day: int,
+) -> UserState:
+    """Return the state of B users; arguments as in `user_queries`, `states` those of the input."""
+    device = items.vectors_IW.device
+    profile_BW, queries_BDW = user_queries(recommender, items, histories, bounds, day)
+    recent = _newest(histories, RECENT_EVENTS, RECENT_DECAY, device)
+    lasting = _newest(histories, LONG_EVENTS, LONG_DECAY, device)
+    users = len(histories.lengths)
+    profiles = []
+    for start, stop in bounds:
+        inside_E = (lasting.rows_E >= start) & (lasting.rows_E < stop)
+        rows_E, owners_E = lasting.rows_E[inside_E], lasting.owners_E[inside_E]
+        texts_EW = items.texts_IW[rows_E] * lasting.weights_E[inside_E].unsqueeze(1)
+        summed_BW = profile_BW.new_zeros(users, profile_BW.shape[1]).index_add_(
+            0, owners_E, texts_EW
+        )
+        profiles.append(functional.normalize(summed_BW, dim=-1))
+    features_BF = torch.from_numpy(user_features(histories, states, day)).to(device)
+    counts_BD = torch.from_numpy(domain_counts(histories, bounds)).to(device)
+    return UserState(
+        profile_BW, torch.stack(profiles, 1), queries_BDW, features_BF, counts_BD, recent, lasting
+    )
+
+
+def _newest(histories: Histories, events: int, decay: float, device: torch.device) -> Recent:
+    """Return each user's newest events, weighted by decay ** age in events."""
+    ages = event_ages(histories)
+    kept = ages < events
+    weights = (decay ** ages[kept]).astype(np.float32)
+    parts = (histories.owners[kept], histories.rows[kept].astype(np.int64), weights)
+    return Recent(*(torch.from_numpy(part).to(device) for part in parts))

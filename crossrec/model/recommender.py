@@ -1,14 +1,8 @@
-"""The cross-domain recommender: item vectors, a history encoder, a query for every domain.
+"""The learned sequence part: item vectors, a history encoder, a query for every domain.
 
-    score(user, domain, item, day) = blend.text     * cos(recent texts of the user, text of the
-    item)
-                                   + blend.sequence * cos(query(user, domain), vector(item))
-                                   + blend.popularity * log(decayed popularity of the item on that
-                                   day + FLOOR)
-
-The first and last term need no training; at step 0 the model is that untrained mix, and fine-tuning
-learns what it lacks. One pass over a history gives the query of every domain (SASRec, Kang and
-McAuley 2018, with text items as in UniSRec, Hou et al. 2022).
+One pass over a history gives the query of every domain (SASRec, Kang and McAuley 2018, with text
+items as in UniSRec, Hou et al. 2022). How much the cosine of query and item counts beside text,
+neighbours and time is for `model.fusion` to learn.
 
 Tensor suffixes: B users, L positions (position 0 is "no event yet"), D domains, I items, T text
 width, W model width.
@@ -26,21 +20,8 @@ RECENT_EVENTS = 20
 RECENT_DECAY = 0.9
 """The untrained profile of a user: mean of the newest 20 texts, weighted 0.9 ** age in events."""
 
-POPULARITY_FLOOR = 0.01
-"""What an item without any event counts as, so that new items are not at minus infinity."""
-
 GAP_DAYS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Upper bounds of the buckets in which days between events are told apart."""
-
-
-@dataclass(frozen=True)
-class Blend:
-    """Weights of the parts of a domain's score; chosen on validation, stored with the model."""
-
-    text: float = 1.0
-    sequence: float = 0.0
-    popularity: float = 0.1
-    half_life_days: float = 4.0
 
 
 @dataclass(frozen=True)

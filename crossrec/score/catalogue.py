@@ -1,153 +1,150 @@
-"""The item matrix: every candidate's vectors and bias, computed once a run.
+"""The item side of all scores: every candidate's vectors and columns, computed once a run.
 
     runs/<run_id>/items/<name>/domain=<d>.safetensors
-        texts (items, W), vectors (items, W), bias_<system> (items,)   float32
+        texts, vectors (items, W), columns_<system> (items, R)   float32
+        <kind>.offsets, <kind>.columns, <kind>.weights            neighbours, as CSR
+    runs/<run_id>/items/<name>/event_states.safetensors           data.itemstate.EventStates
 
-    folder = build_items(store, spec)
-    items = load_items(store, folder, domains)
+    build_items(store, prepared, model_folder, day, NIGHT, folder)
+    items = load_items(store, prepared, folder)
 
-A *system* is one way to weigh the parts of the score: the model itself, the untrained backbone, a
-popularity window. The hold-out judges them all with the code that scores the night.
+A *system* is one way to weigh the parts of the score: the model itself, the model without a part,
+the untrained backbone, a popularity window. The hold-out judges them all with the code that scores
+the night.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from crossrec.data.cooccurrence import KINDS, count_neighbours
 from crossrec.data.histories import Prepared, read_catalogue
-from crossrec.data.replay import Activity, load_activity
+from crossrec.data.itemstate import EventStates, states_on_day
+from crossrec.data.replay import Activity, before, load_activity, sample_histories
 from crossrec.encode import BackboneSource, encode_catalogue, read_vectors
-from crossrec.model.checkpoint import load_model, tensors_from_bytes, tensors_to_bytes
+from crossrec.model.checkpoint import (
+    load_fusions,
+    load_model,
+    tensors_from_bytes,
+    tensors_to_bytes,
+)
+from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.inference import ItemState, item_state
-from crossrec.model.recommender import POPULARITY_FLOOR, Blend
+from crossrec.model.overlap import NeighbourTable
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
 
-
-@dataclass(frozen=True)
-class System:
-    """How a score is put together: weights of the two vectors, and the bias that is added."""
-
-    text: float
-    sequence: float
-    bias: np.ndarray
-
-
-def blend_system(blend: Blend, activity: Activity, day: int) -> System:
-    """Return the system of a blend on a day; its bias covers the whole catalogue."""
-    popularity = activity.decayed(day, blend.half_life_days)
-    bias = blend.popularity * np.log(popularity + POPULARITY_FLOOR)
-    return System(blend.text, blend.sequence, bias.astype(np.float32))
-
-
-def window_system(activity: Activity, day: int, days: int | None) -> System:
-    """Return popularity in the newest `days` before a day (None: all of them) as a system."""
-    counts = activity.counts(-(2**31) if days is None else day - days, day)
-    return System(0.0, 0.0, counts.astype(np.float32))
+NIGHT = ("model",)
+WINDOWS_DAYS = {"popularity_all": None, "popularity_30d": 30, "popularity_7d": 7}
+HOLDOUT = (*VARIANTS, "untrained_backbone", *WINDOWS_DAYS)
+"""Systems of the night, and of the hold-out."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """The item matrices of a run in memory.
+    """The item side in memory.
 
-    state: both vectors of the whole catalogue. weights: (text, sequence) and biases: (items of the
-    domain,) by system and domain.
+    state: both vectors of the whole catalogue. columns: (items of the domain, R) by system and
+    domain. neighbours: by kind and domain. fusions: by system; the others have weights of their
+    own. events: the state of items on the days of past events.
     """
 
     state: ItemState
-    weights: Mapping[str, Mapping[str, tuple[float, float]]]
-    biases: Mapping[str, Mapping[str, Tensor]]
+    columns: Mapping[str, Mapping[str, Tensor]]
+    neighbours: Mapping[str, Mapping[str, NeighbourTable]]
+    fusions: Mapping[str, Fusion]
+    events: EventStates
 
 
 def build_items(
     store: Store,
     prepared: Prepared,
     model_folder: str,
-    systems: Mapping[str, Mapping[str, System]],
+    day: int,
+    systems: Sequence[str],
     folder: str,
 ) -> None:
-    """Compute all items' vectors under a model and store them with each system's bias.
+    """Compute all items' vectors, columns and neighbours as of a day, and store them.
 
     Args:
         store: of the run.
-        prepared: the catalogue.
-        model_folder: the model that encodes it.
-        systems: by name, then domain.
+        prepared: the input; only what lies before `day` is used.
+        model_folder: the model that encodes the items.
+        day: the day that is predicted.
+        systems: those to be scored.
         folder: where to; `systems.json` is written last.
     """
     model = load_model(store, model_folder)
+    fusions = load_fusions(store, model_folder)
     vectors = encode_catalogue(store, prepared, BackboneSource(store, model.settings, model_folder))
-    for domain in prepared.domains:
+    activity = load_activity(store, prepared)
+    states_IG = torch.from_numpy(states_on_day(activity, day))
+    events = EventStates.of(activity)
+    parts = {name: torch.from_numpy(part) for name, part in vars(events).items()}
+    store.write_bytes(f"{folder}/event_states.safetensors", tensors_to_bytes(parts))
+    bounds = [(domain.start, domain.stop) for domain in prepared.domains]
+    sample = before(sample_histories(store, prepared), day)
+    neighbours = count_neighbours(sample, day, prepared.items, bounds)
+    columns = {system: _columns(system, fusions, states_IG, activity, day) for system in systems}
+    for index, domain in enumerate(prepared.domains):
         ids, counts = model.id_rows(read_catalogue(store, prepared, domain.name))
         text_IT = torch.from_numpy(read_vectors(store, vectors, domain.name))
         state = item_state(
             model.recommender, text_IT, torch.from_numpy(ids), torch.from_numpy(counts)
         )
         tensors = {"texts": state.texts_IW, "vectors": state.vectors_IW}
-        for name, by_domain in systems.items():
-            bias = by_domain[domain.name].bias[domain.start : domain.stop]
-            tensors[f"bias_{name}"] = torch.from_numpy(np.ascontiguousarray(bias))
-        store.write_bytes(
-            f"{folder}/{domain_folder(domain.name)}.safetensors", tensors_to_bytes(tensors)
-        )
-    weights = {
-        name: {domain: [system.text, system.sequence] for domain, system in by_domain.items()}
-        for name, by_domain in systems.items()
-    }
-    store.write_json(f"{folder}/systems.json", weights)
+        tensors |= {
+            f"columns_{system}": part[domain.start : domain.stop].contiguous()
+            for system, part in columns.items()
+        }
+        for kind, found in neighbours.items():
+            tensors |= {
+                f"{kind}.{name}": torch.from_numpy(part)
+                for name, part in vars(found[index]).items()
+            }
+        path = f"{folder}/{domain_folder(domain.name)}.safetensors"
+        store.write_bytes(path, tensors_to_bytes(tensors))
+    store.write_json(f"{folder}/systems.json", {"systems": list(systems), "model": model_folder})
+
+
+@torch.inference_mode()
+def _columns(
+    system: str, fusions: Mapping[str, Fusion], states_IG: Tensor, activity: Activity, day: int
+) -> Tensor:
+    """Return what a system knows of every item beside its vectors, (I, R)."""
+    if system in fusions:
+        return fusions[system].item_side(states_IG)
+    if system not in WINDOWS_DAYS:
+        return torch.zeros(len(states_IG), 1)
+    window = WINDOWS_DAYS[system]
+    counts = activity.counts(-(2**31) if window is None else day - window, day)
+    return torch.from_numpy(counts).float().unsqueeze(1)
 
 
 def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     """Read what `build_items` wrote."""
-    weights = store.read_json(f"{folder}/systems.json")
-    biases: dict[str, dict[str, Tensor]] = {name: {} for name in weights}
+    built = store.read_json(f"{folder}/systems.json")
+    columns: dict[str, dict[str, Tensor]] = {name: {} for name in built["systems"]}
+    neighbours: dict[str, dict[str, NeighbourTable]] = {kind: {} for kind in KINDS}
     texts, vectors = [], []
     for domain in prepared.domains:
-        tensors = tensors_from_bytes(
-            store.read_bytes(f"{folder}/{domain_folder(domain.name)}.safetensors")
-        )
+        path = f"{folder}/{domain_folder(domain.name)}.safetensors"
+        tensors = tensors_from_bytes(store.read_bytes(path))
         texts.append(tensors["texts"])
         vectors.append(tensors["vectors"])
-        for name in weights:
-            biases[name][domain.name] = tensors[f"bias_{name}"]
-    return Items(ItemState(torch.cat(texts), torch.cat(vectors)), weights, biases)
-
-
-def night_systems(
-    store: Store, prepared: Prepared, model_folder: str, day: int
-) -> dict[str, dict[str, System]]:
-    """Return the one system of the night: the model with the blends that validation chose."""
-    activity = load_activity(store, prepared)
-    blends = load_model(store, model_folder).blends
-    return {
-        "model": {
-            d.name: blend_system(blends.get(d.name, Blend()), activity, day)
-            for d in prepared.domains
-        }
+        for name in columns:
+            columns[name][domain.name] = tensors[f"columns_{name}"]
+        for kind in KINDS:
+            table = (tensors[f"{kind}.{name}"] for name in ("offsets", "columns", "weights"))
+            neighbours[kind][domain.name] = NeighbourTable(*table)
+    fusions = {
+        name: fusion
+        for name, fusion in load_fusions(store, built["model"]).items()
+        if name in columns
     }
-
-
-def holdout_systems(
-    store: Store, prepared: Prepared, model_folder: str, day: int
-) -> dict[str, dict[str, System]]:
-    """Return the model, and what it is judged beside."""
-    activity = load_activity(store, prepared)
-    model = load_model(store, model_folder)
-    names = [domain.name for domain in prepared.domains]
-    systems = {
-        "model": {
-            name: blend_system(model.blends.get(name, Blend()), activity, day) for name in names
-        },
-        "step0": {
-            name: blend_system(model.step0.get(name, Blend()), activity, day) for name in names
-        },
-        "untrained_backbone": dict.fromkeys(
-            names, blend_system(Blend(1.0, 0.0, 0.0), activity, day)
-        ),
-    }
-    for name, days in (("popularity_all", None), ("popularity_30d", 30), ("popularity_7d", 7)):
-        systems[name] = dict.fromkeys(names, window_system(activity, day, days))
-    return systems
+    parts = tensors_from_bytes(store.read_bytes(f"{folder}/event_states.safetensors"))
+    events = EventStates(parts["keys"].numpy(), parts["cells"].numpy())
+    state = ItemState(torch.cat(texts), torch.cat(vectors))
+    return Items(state, columns, neighbours, fusions, events)

@@ -29,7 +29,7 @@ from crossrec.model.checkpoint import load_model
 from crossrec.runlog import log, stage
 from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
 from crossrec.score.bucket import ScoreBucket, ScoreJob
-from crossrec.score.catalogue import build_items, load_items, night_systems
+from crossrec.score.catalogue import NIGHT, build_items, load_items
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.storage import Store
 
@@ -54,7 +54,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
         day = prepared.as_of_us // US_PER_DAY + 1
         items = f"{run}/items"
         if not store.exists(f"{items}/systems.json"):
-            build_items(store, prepared, model, night_systems(store, prepared, model, day), items)
+            build_items(store, prepared, model, day, NIGHT, items)
         job = ScoreJob(
             store=store,
             prepared=prepared,

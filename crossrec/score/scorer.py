@@ -14,9 +14,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from crossrec.data.cooccurrence import KINDS
 from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories
-from crossrec.model.inference import ItemState, user_queries
+from crossrec.model.fusion import PARTS
+from crossrec.model.inference import ItemState, UserState, user_state
+from crossrec.model.overlap import Overlap, find_overlap
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score.catalogue import Items
@@ -36,21 +39,31 @@ class Lists:
 
 
 class Scorer:
-    """Holds model and item matrix on a device; scores any number of histories."""
+    """Holds model and item side on a device; scores any number of histories."""
 
     def __init__(
         self, recommender: Recommender, items: Items, domains: Sequence[DomainRange]
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.recommender = recommender.to(self.device).eval()
+        self.events = items.events
         self.domains = domains
         self.bounds = [(domain.start, domain.stop) for domain in domains]
-        self.items = items
+        self.index = {domain.name: index for index, domain in enumerate(domains)}
         self.state = ItemState(
             items.state.texts_IW.to(self.device), items.state.vectors_IW.to(self.device)
         )
-        # One matrix of both vectors: a system only weighs the halves of the query.
-        self.matrix_I2W = torch.cat([self.state.texts_IW, self.state.vectors_IW], 1)
+        self.columns = {
+            system: {name: part.to(self.device) for name, part in by_domain.items()}
+            for system, by_domain in items.columns.items()
+        }
+        self.neighbours = {
+            kind: {name: table.to(self.device) for name, table in by_domain.items()}
+            for kind, by_domain in items.neighbours.items()
+        }
+        self.fusions = {
+            name: fusion.to(self.device).eval() for name, fusion in items.fusions.items()
+        }
 
     @torch.inference_mode()
     def score(
@@ -65,24 +78,55 @@ class Scorer:
             k: items a list at most.
         """
         found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
+        names = list(dict.fromkeys(name for _, name in wanted))
         for start in range(0, len(histories.lengths), USERS_A_BATCH):
             part = slice_users(histories, start, start + USERS_A_BATCH)
-            profile_BW, queries_BDW = user_queries(
-                self.recommender, self.state, part, self.bounds, day
-            )
-            for system, name in wanted:
-                index = next(n for n, domain in enumerate(self.domains) if domain.name == name)
-                domain = self.domains[index]
-                text, sequence = self.items.weights[system][name]
-                rows, scores = top_k(
-                    torch.cat([text * profile_BW, sequence * queries_BDW[:, index]], 1),
-                    self.matrix_I2W[domain.start : domain.stop],
-                    self.items.biases[system][name].to(self.device),
-                    self._seen(part, domain),
-                    k,
-                )
-                found[system, name].append((rows.cpu(), scores.cpu()))
+            users = user_state(self.recommender, self.state, part, self.events, self.bounds, day)
+            for name in names:
+                seen = self._seen(part, self.domains[self.index[name]])
+                overlaps = self._overlaps(users, name)
+                for system in (system for system, asked in wanted if asked == name):
+                    products, weighted = self._terms(system, name, users, overlaps)
+                    rows, scores = top_k(products, weighted, seen, k)
+                    found[system, name].append((rows.cpu(), scores.cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
+
+    def _overlaps(self, users: UserState, name: str) -> list[Overlap]:
+        """Return the overlap of each kind, in the order of PARTS."""
+        size = len(users.features_BF)
+        return [
+            find_overlap(self.neighbours[kind][name], recent, size)
+            for kind, recent in (("ever", users.recent), ("lately", users.lasting))
+        ]
+
+    def _terms(
+        self, system: str, name: str, users: UserState, overlaps: Sequence[Overlap]
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[Overlap]]:
+        """Return the products and overlaps that add up to a system's score in a domain."""
+        index = self.index[name]
+        domain = self.domains[index]
+        texts_IW = self.state.texts_IW[domain.start : domain.stop]
+        columns_IR = self.columns[system][name]
+        if system not in self.fusions:
+            ones_B1 = users.profile_BW.new_ones(len(users.profile_BW), 1)
+            products = [(ones_B1, columns_IR)]
+            if system == "untrained_backbone":
+                products.append((users.profile_BW, texts_IW))
+            return products, []
+        side = self.fusions[system].user_side(*users.asked(index))
+        weights_BP = dict(zip(PARTS, side.weights_BP.unbind(1), strict=True))
+        text_BW = (
+            weights_BP["text"].unsqueeze(1) * users.profile_BW
+            + weights_BP["text_domain"].unsqueeze(1) * users.domain_profile_BDW[:, index]
+        )
+        products = [(text_BW, texts_IW), (side.columns_BR, columns_IR)]
+        if system == "model":
+            vectors_IW = self.state.vectors_IW[domain.start : domain.stop]
+            products.append(
+                (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
+            )
+        kinds = zip(KINDS, overlaps, strict=True)
+        return products, [overlap.weighted(weights_BP[kind]) for kind, overlap in kinds]
 
     def _seen(self, histories: Histories, domain: DomainRange) -> Tensor:
         inside = (histories.rows >= domain.start) & (histories.rows < domain.stop)

@@ -1,32 +1,35 @@
 """Exact top-K: blocked products with a running best, never users x items in memory.
 
-    rows, scores = top_k(queries, items, bias, seen, k=50)
+    rows, scores = top_k([(queries, items)], overlaps, seen, k=50)
 
 Tensor suffixes: B users, I items of the domain, C items of a block, W width, K list length, S seen
-pairs.
+pairs, N pairs that overlap.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from crossrec.model.overlap import Overlap
 
 ITEMS_A_BLOCK = 16_384
 """Items a block: with 512 users, 32 MB of scores."""
 
 
 def top_k(
-    queries_BW: Tensor,
-    items_IW: Tensor,
-    bias_I: Tensor,
+    products: Sequence[tuple[Tensor, Tensor]],
+    overlaps: Sequence[Overlap],
     seen_S2: Tensor,
     k: int,
     items_a_block: int = ITEMS_A_BLOCK,
 ) -> tuple[Tensor, Tensor]:
-    """Return each user's k best unseen items by `queries @ items.T + bias`, best first.
+    """Return each user's k best unseen items by the sum of products and overlaps, best first.
 
     Args:
-        queries_BW: float32.
-        items_IW: float32, candidates.
-        bias_I: float32, added to every user's score of the item.
+        products: (users' columns (B, W), items' columns (I, W)) float32 each, at least one; W may
+            differ from pair to pair.
+        overlaps: values that are added to single (user, item) pairs, by item.
         seen_S2: int64 (user, item) pairs that are left out, in any order.
         k: items a user, at least 1.
         items_a_block: items whose scores are held at once; the result does not depend on it but
@@ -41,13 +44,13 @@ def top_k(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    size = len(items_IW)
-    best_scores_BK = queries_BW.new_full((len(queries_BW), 0), -torch.inf)
+    users, size = len(products[0][0]), len(products[0][1])
+    best_scores_BK = products[0][0].new_full((users, 0), -torch.inf)
     best_rows_BK = torch.zeros_like(best_scores_BK, dtype=torch.int64)
     users_S, rows_S = seen_S2[:, 0], seen_S2[:, 1]
     for start in range(0, size, items_a_block):
         stop = min(start + items_a_block, size)
-        scores_BC = torch.addmm(bias_I[start:stop], queries_BW, items_IW[start:stop].T)
+        scores_BC = _score_block(products, overlaps, start, stop)
         inside_S = (rows_S >= start) & (rows_S < stop)
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
         scores_BK, rows_BK = _stable_top_k(scores_BC, min(k, stop - start))
@@ -59,6 +62,23 @@ def top_k(
         best_rows_BK = merged_rows.gather(1, places_BK)
     best_rows_BK = torch.where(best_scores_BK == -torch.inf, -1, best_rows_BK)
     return best_rows_BK, best_scores_BK
+
+
+def _score_block(
+    products: Sequence[tuple[Tensor, Tensor]], overlaps: Sequence[Overlap], start: int, stop: int
+) -> Tensor:
+    """Return the scores (B, C) of items start..stop-1."""
+    queries_BW, items_IW = products[0]
+    scores_BC = queries_BW @ items_IW[start:stop].T
+    for queries_BW, items_IW in products[1:]:
+        scores_BC.addmm_(queries_BW, items_IW[start:stop].T)
+    for overlap in overlaps:
+        # Sorted by item: a block's pairs lie together, and no pair stands twice.
+        ends = torch.tensor([start, stop], device=overlap.items_N.device)
+        first, last = torch.searchsorted(overlap.items_N, ends).tolist()
+        pairs = (overlap.users_N[first:last], overlap.items_N[first:last] - start)
+        scores_BC[pairs] += overlap.values_N[first:last]
+    return scores_BC
 
 
 def _stable_top_k(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossrec.model.checkpoint import Model, save_model, tensors_from_bytes
-from crossrec.model.recommender import Blend
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob
 
@@ -36,10 +35,6 @@ def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress)
     if best is not None:
         task.loss.load_state_dict(tensors_from_bytes(best))
     job = phase.job
-    blends, step0 = (
-        {name: Blend(**blend) for name, blend in blends.items()}
-        for blends in (chosen.blends, chosen.step0)
-    )
     domains = tuple(domain.name for domain in job.prepared.domains)
     facts = phase.notes | {
         "seed": job.seed,
@@ -47,7 +42,7 @@ def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress)
         "known_before_day": job.known_before,
         "valid_ndcg@10": chosen.best_ndcg,
     }
-    model = Model(job.model, task.loss.recommender, task.items, domains, blends, step0, facts)
+    model = Model(job.model, task.loss.recommender, task.items, domains, facts)
     if task.texts is not None:
         save_model(job.store, phase.folder, model, task.texts.backbone)
         return

@@ -2,8 +2,8 @@
 
 Time is cut train | valid | hold-out. The phase `select` trains on what lies before valid, stops
 early by NDCG@10 on it, and its best weights are judged on the hold-out; the phase `refit` trains
-with the chosen number of epochs and blends on all events, and its weights are published. One run of
-Ray Train does both.
+with the chosen number of epochs on all events, and its weights are published. One run of Ray Train
+does both. Then `train.fuse` learns how much the sequence counts beside text, neighbours and time.
 
     models/<model_id>/                      the refitted model
     runs/<run_id>/train/selected/           the model that the hold-out judges, in the same form
@@ -33,6 +33,7 @@ from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train.export import Phase
+from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
 from crossrec.train.progress import PROGRESS, Progress, parse_progress
 from crossrec.train.task import TrainJob
@@ -84,6 +85,8 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
             Phase("refit", TrainJob(*common, night, None, epochs), model, notes),
         )
         chosen, refit = _train(phases, f"{run}/train", digest)
+        plan = FusePlan(valid, holdout, night, selected, model)
+        fusion = fuse(plan, store, prepared, config.train, config.seed)
         facts |= {
             "epochs": chosen.epoch,
             "best_epoch": chosen.best_epoch,
@@ -94,11 +97,9 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
         "model": model,
         "selected": selected,
         "days": {"valid": valid, "holdout": holdout, "night": night},
-        "training": {
-            name: getattr(chosen, name)
-            for name in ("best_epoch", "best_ndcg", "blends", "step0", "curve")
-        },
+        "training": {name: getattr(chosen, name) for name in ("best_epoch", "best_ndcg", "curve")},
         "refit": refit.curve,
+        "fusion": fusion,
         "seconds": facts["seconds"],
     }
     store.write_json(

@@ -91,7 +91,7 @@ def _train_phase(
         _meet(progress, worker)
         report_epoch(task, [*earlier, progress], best, worker.rank)
     if not worker.rank:
-        validated = [found for found in (*earlier, progress) if found.blends]
+        validated = [found for found in (*earlier, progress) if found.best_ndcg >= 0]
         export_phase(phase, task, best, (validated or [progress])[-1])
     return progress
 
@@ -206,19 +206,15 @@ def _judge(
 def _judge_slice(job: TrainJob, task: Task, valid: list[Valid], progress: Progress) -> bytes | None:
     """Add the slice's NDCG@10 to the newest point; return the weights if it is the best so far."""
     began = time.perf_counter()
-    is_trained = progress.epoch > 0
     recommender, items = task.loss.recommender, task.item_state()
-    blends, ndcg = judge_epoch(recommender, items, valid, task.activity, job.prepared, is_trained)
+    ndcg = judge_epoch(recommender, items, valid, task.activity, job.prepared)
     progress.curve[-1] |= {
         "ndcg@10": round(ndcg, 5),
         "valid_seconds": round(time.perf_counter() - began, 2),
     }
-    chosen = {name: asdict(blend) for name, blend in blends.items()}
-    if not is_trained:
-        progress.step0 = chosen
     if ndcg <= progress.best_ndcg:
         return None
-    progress.best_ndcg, progress.blends, progress.best_epoch = ndcg, chosen, progress.epoch
+    progress.best_ndcg, progress.best_epoch = ndcg, progress.epoch
     return tensors_to_bytes(task.loss.state_dict())
 
 

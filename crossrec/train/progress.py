@@ -31,8 +31,8 @@ PROGRESS = "progress.json"
 class Progress:
     """Where a phase stands.
 
-    best_ndcg: NDCG@10 on the validation slice at `best_epoch`. blends: the weights chosen there;
-    step0: those chosen before training. curve: one point an epoch, epoch 0 before training.
+    best_ndcg: NDCG@10 on the validation slice at `best_epoch`. curve: one
+    point an epoch, epoch 0 before training.
     """
 
     phase: str
@@ -40,8 +40,6 @@ class Progress:
     step: int = 0
     best_epoch: int = 0
     best_ndcg: float = -1.0
-    blends: dict[str, dict[str, float]] = field(default_factory=dict)
-    step0: dict[str, dict[str, float]] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     is_done: bool = False
 

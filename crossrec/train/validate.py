@@ -1,7 +1,10 @@
-"""Validation: the newest slice of time before the hold-out, judged by NDCG@10 under the best blend.
+"""Validation: the newest slice of time before the hold-out, judged by NDCG@10.
 
-valid = load_valid(store, prepared, start_day, stop_day, max_pairs)
-blends, ndcg = judge_epoch(recommender, items, valid, activity)
+    valid = load_valid(store, prepared, start_day, stop_day, max_pairs)
+    ndcg = judge_epoch(recommender, items, valid, activity, prepared)
+
+Tensor suffixes: U users of a moment, P pairs of user and domain, D domains, I items, C items of a
+domain, K list length, W model width.
 """
 
 from collections.abc import Sequence
@@ -10,15 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from crossrec.data.histories import Prepared, read_histories
+from crossrec.data.itemstate import POPULARITY_FLOOR
 from crossrec.data.replay import Activity, Histories, before, flatten, new_events, select_users
-from crossrec.model.blend import HALF_LIVES_DAYS, Slice, choose_blends
 from crossrec.model.inference import ItemState, domain_of_rows, user_queries
-from crossrec.model.recommender import Blend, Recommender
+from crossrec.model.recommender import Recommender
 from crossrec.storage import Store
 
 USERS_A_BATCH = 512
+
+K = 10
+
+PRIOR_HALF_LIFE_DAYS = 12.0
 
 MOMENTS = 3
 """Days of the slice from which its rest is predicted, evenly spaced."""
@@ -92,69 +100,70 @@ def judge_epoch(
     valid: Sequence[Valid],
     activity: Activity,
     prepared: Prepared,
-    is_trained: bool,
-) -> tuple[dict[str, Blend], float]:
-    """Return the best blend of each domain and the NDCG@10 over all pairs of the slice."""
-    slices: dict[str, list[Slice]] = {domain.name: [] for domain in prepared.domains}
-    for moment in valid:
-        for name, part in _slices(recommender, items, moment, activity, prepared).items():
-            slices[name].append(part)
-    return choose_blends(slices, is_trained)
+) -> float:
+    """Return the NDCG@10 over all pairs of the slice of what the loss has learned to predict.
 
-
-def _slices(
-    recommender: Recommender,
-    items: ItemState,
-    valid: Valid,
-    activity: Activity,
-    prepared: Prepared,
-) -> dict[str, Slice]:
-    """Return what a blend is chosen by, for each domain, at one moment."""
+    That is cosine / temperature plus the log of how popular an item is; here how popular it was at
+    the moment, as the night adds it.
+    """
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
-    popularity_HI = torch.from_numpy(
-        np.stack([activity.decayed(valid.start, days) for days in HALF_LIVES_DAYS])
-    )
-    profile_UW, queries_UDW = _all_queries(recommender, items, valid, bounds)
-    slices: dict[str, Slice] = {}
-    owners = valid.histories.owners
-    for index, domain in enumerate(prepared.domains):
-        relevant = (valid.rows >= domain.start) & (valid.rows < domain.stop)
-        asked = np.unique(valid.users[relevant])
-        place = np.full(len(valid.histories.lengths), -1)
-        place[asked] = np.arange(len(asked))
-        seen = (
-            (valid.histories.rows >= domain.start)
-            & (valid.histories.rows < domain.stop)
-            & (place[owners] >= 0)
-        )
-        rows = slice(domain.start, domain.stop)
-        slices[domain.name] = Slice(
-            profile_UW[asked],
-            queries_UDW[asked, index],
-            items.texts_IW[rows].cpu(),
-            items.vectors_IW[rows].cpu(),
-            popularity_HI[:, rows],
-            _pairs(place[owners[seen]], valid.histories.rows[seen] - domain.start),
-            _pairs(place[valid.users[relevant]], valid.rows[relevant] - domain.start),
-        )
-    return slices
+    scale = recommender.log_scale.exp().item()
+    total, pairs = 0.0, 0
+    for moment in valid:
+        popularity_I = activity.decayed(moment.start, PRIOR_HALF_LIFE_DAYS) + POPULARITY_FLOOR
+        bias_I = torch.from_numpy(np.log(popularity_I)) / scale
+        queries_UDW = _all_queries(recommender, items, moment, bounds)
+        for index, (start, stop) in enumerate(bounds):
+            ndcg_P = _judge_domain(
+                queries_UDW[:, index],
+                items.vectors_IW[start:stop].cpu(),
+                bias_I[start:stop],
+                moment,
+                (start, stop),
+            )
+            total += float(ndcg_P.sum())
+            pairs += len(ndcg_P)
+    return total / max(pairs, 1)
+
+
+def _judge_domain(
+    queries_UW: Tensor, vectors_CW: Tensor, bias_C: Tensor, moment: Valid, bounds: tuple[int, int]
+) -> np.ndarray:
+    """Return the NDCG@10 of each user who did something new in the domain, (P,) float64."""
+    start, stop = bounds
+    inside = (moment.rows >= start) & (moment.rows < stop)
+    asked = np.unique(moment.users[inside])
+    histories = moment.histories
+    owners, had = histories.owners, (histories.rows >= start) & (histories.rows < stop)
+    found = []
+    for block in np.split(asked, range(USERS_A_BATCH, len(asked), USERS_A_BATCH)):
+        place = np.full(len(histories.lengths), -1)
+        place[block] = np.arange(len(block))
+        scores_PC = torch.addmm(bias_C, queries_UW[block], vectors_CW.T)
+        seen = had & (place[owners] >= 0)
+        scores_PC[place[owners[seen]], histories.rows[seen].astype(np.int64) - start] = -torch.inf
+        is_next_PC = torch.zeros(scores_PC.shape, dtype=torch.bool)
+        following = inside & (place[moment.users] >= 0)
+        is_next_PC[
+            place[moment.users[following]], moment.rows[following].astype(np.int64) - start
+        ] = True
+        top_PK = scores_PC.topk(min(K, stop - start), dim=1).indices
+        gain_PK = is_next_PC.gather(1, top_PK).numpy() / np.log2(np.arange(2, top_PK.shape[1] + 2))
+        ideal_K = np.cumsum(1 / np.log2(np.arange(2, K + 2)))
+        found.append(gain_PK.sum(1) / ideal_K[np.minimum(is_next_PC.sum(1).numpy(), K) - 1])
+    return np.concatenate(found)
 
 
 def _all_queries(
     recommender: Recommender, items: ItemState, valid: Valid, bounds: Sequence[tuple[int, int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> Tensor:
     count = len(valid.histories.lengths)
-    profiles, queries = [], []
+    queries = []
     for start in range(0, max(count, 1), USERS_A_BATCH):
         chosen = np.zeros(count, bool)
         chosen[start : start + USERS_A_BATCH] = True
         part = user_queries(
             recommender, items, select_users(valid.histories, chosen), bounds, valid.start
         )
-        profiles.append(part[0].cpu())
         queries.append(part[1].cpu())
-    return torch.cat(profiles), torch.cat(queries)
-
-
-def _pairs(first: np.ndarray, second: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.stack([first.astype(np.int64), second.astype(np.int64)]))
+    return torch.cat(queries)

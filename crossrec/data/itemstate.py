@@ -1,0 +1,99 @@
+"""What was known of an item at a moment: how popular it was over several spans, how old, how new.
+
+One function serves a past event, a training moment and the night's cut, so that what the model
+learned from and what it is used on cannot drift apart. As everywhere, day d knows what came before
+d and nothing of d.
+
+    activity = load_activity(store, prepared)
+    states_on_day(activity, day)                      # (items, F): every item of the catalogue
+    EventStates.of(activity).at_events(rows, days)    # (E, F): items of events, each on its day
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from crossrec.data.replay import Activity
+
+Array = np.ndarray
+
+HALF_LIVES_DAYS = (1.5, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 384.0)
+"""From what sells this week to what always sells."""
+
+POPULARITY_FLOOR = 0.01
+"""What an item without any event counts as, so that new items are not at minus infinity."""
+
+STATE_NAMES = (*(f"log_popularity_{days:g}d" for days in HALF_LIVES_DAYS), "log_age", "is_new")
+"""log(decayed events + floor) for each half-life; log(1 + days since the first event); 1 where
+there was no event yet."""
+
+DAY_BITS = 20
+"""Bits of a key that hold the day: enough for 2,800 years."""
+
+
+@dataclass(frozen=True)
+class EventStates:
+    """The state of each item on each day on which it had an event.
+
+    keys: (N,) int64, sorted, row << DAY_BITS | day of each cell of the activity. cells: (N, F)
+    float32, the item's state at the start of that day.
+    """
+
+    keys: Array
+    cells: Array
+
+    @classmethod
+    def of(cls, activity: Activity) -> "EventStates":
+        """Run once through the days, keeping each item's decayed counts as of its newest event."""
+        half_lives_H = np.array(HALF_LIVES_DAYS)
+        counts_IH = np.zeros((activity.items, len(half_lives_H)))
+        newest_I = np.zeros(activity.items, np.int64)
+        first_I = np.full(activity.items, -1, np.int64)
+        cells = np.zeros((len(activity.rows), len(STATE_NAMES)), np.float32)
+        order = np.argsort(activity.days, kind="stable")
+        days, starts = np.unique(activity.days[order], return_index=True)
+        for day, cell in zip(days.tolist(), np.split(order, starts[1:]), strict=True):
+            rows = activity.rows[cell]
+            counts_IH[rows] *= np.exp2((newest_I[rows] - day)[:, None] / half_lives_H)
+            is_new = first_I[rows] < 0
+            # An event of the day before counts as one, as in Activity.decayed.
+            known = counts_IH[rows] * np.exp2(1 / half_lives_H)
+            first_I[rows] = np.where(is_new, day, first_I[rows])
+            cells[cell] = _features(known, day - first_I[rows], is_new)
+            counts_IH[rows] += activity.events[cell][:, None]
+            newest_I[rows] = day
+        return cls(_keys(activity.rows, activity.days), cells)
+
+    def at_events(self, rows: Array, days: Array) -> Array:
+        """Return the state (E, F) float32 of each item on the day of its event.
+
+        Args:
+            rows: (E,) catalogue rows of events that are part of the activity.
+            days: (E,) days of those events.
+        """
+        if not len(self.keys):
+            return np.zeros((len(rows), len(STATE_NAMES)), np.float32)
+        found: Array = self.cells[np.searchsorted(self.keys, _keys(rows, days))]
+        return found
+
+
+def states_on_day(activity: Activity, day: int) -> Array:
+    """Return the state (I, F) float32 of every item at the start of a day."""
+    counts = np.stack([activity.decayed(day, days) for days in HALF_LIVES_DAYS], 1)
+    first = np.full(activity.items, day, np.int64)
+    known = activity.days < day
+    np.minimum.at(first, activity.rows[known], activity.days[known])
+    is_new = np.ones(activity.items, bool)
+    is_new[activity.rows[known]] = False
+    return _features(counts, day - first, is_new)
+
+
+def _keys(rows: Array, days: Array) -> Array:
+    keys: Array = (rows.astype(np.int64) << DAY_BITS) | days.astype(np.int64)
+    return keys
+
+
+def _features(counts: Array, age_days: Array, is_new: Array) -> Array:
+    return np.concatenate(
+        [np.log(counts + POPULARITY_FLOOR), np.log1p(age_days)[:, None], is_new[:, None]], 1
+    ).astype(np.float32)

@@ -1,0 +1,228 @@
+"""How text, collaboration, sequence and time add up to a score; one small network for all domains.
+
+    score(user, item, day) = sum over parts p of w_p g_p(user) part_p(user, item)
+                             + g(user) b(item) + a(user) . c(item)
+
+The parts compare a user with an item; b and c read the state of the item on that day, g and a that
+of the user (how active, how new and popular their taste). All but the neighbours is a product of a
+user's and an item's columns, so that exact top-K is a matrix product. At step 0 the gates are 1, a
+is 0, and the score is a mix set by hand; fine-tuning learns away from it.
+
+It learns by softmax over shortlists of hard candidates at past moments (ListNet, Cao et al. 2007):
+likelihood over all items spends itself on the long tail and gives the top of the list away.
+
+Tensor suffixes: B users, S or C items, P parts, F features of a user, G of an item, R rank, D
+domains.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crossrec.data.itemstate import HALF_LIVES_DAYS, STATE_NAMES
+from crossrec.data.userstate import FEATURE_NAMES
+
+PARTS = ("text", "text_domain", "ever", "lately")
+"""Cosine of the item's text with the user's newest events, and with those of the domain over a
+longer time; log(1 + overlap / OVERLAP_FLOOR) with the neighbours of the user's newest events."""
+
+VARIANTS = ("model", "without_sequence", "step0")
+"""What is stored with a model: all of it, all but the learned sequence, and the mix before
+training."""
+
+STEP_0 = {"text": 1.0, "ever": 0.05}
+STEP_0_POPULARITY = {3.0: 0.1}
+"""Weights by hand before training: popularity by its half-life in days."""
+
+OVERLAP_FLOOR = 1e-3
+"""Below it an overlap counts as linear."""
+
+HIDDEN = 16
+RANK = 8
+"""Width of the networks, and of what user and item exchange. 900 weights in all: they learn from
+some thousand lists."""
+
+SCALE = 10.0
+"""From scores, which are of the size of cosines, to logits."""
+
+EPOCHS = 15
+SEQUENCE_EPOCHS = 10
+LISTS_A_STEP = 256
+
+CLIP = 3.0
+"""Features beyond so many deviations are clipped: a network knows nothing of what lies there."""
+
+
+@dataclass(frozen=True)
+class UserSide:
+    """What users bring to a score.
+
+    weights_BP: of PARTS. sequence_B: weight of the learned query. columns_BR: for the items'
+    columns, 1 + RANK.
+    """
+
+    weights_BP: Tensor
+    sequence_B: Tensor
+    columns_BR: Tensor
+
+
+class Fusion(nn.Module):
+    """Weights of all parts of a score."""
+
+    def __init__(self, domains: int) -> None:
+        super().__init__()
+        users, items = len(FEATURE_NAMES) + 1, len(STATE_NAMES)
+        self.register_buffer("user_mean", torch.zeros(users))
+        self.register_buffer("user_deviation", torch.ones(users))
+        self.user_mean: Tensor
+        self.user_deviation: Tensor
+        self.weights = nn.Parameter(torch.tensor([STEP_0.get(part, 0.0) for part in PARTS]))
+        self.popularity = nn.Parameter(
+            torch.tensor(
+                [STEP_0_POPULARITY.get(days, 0.0) for days in HALF_LIVES_DAYS]
+                + [0.0] * (items - len(HALF_LIVES_DAYS))
+            )
+        )
+        self.item = nn.Linear(items, HIDDEN)
+        self.item_bias = nn.Linear(HIDDEN, 1)
+        self.item_columns = nn.Linear(HIDDEN, RANK)
+        self.gates = _mlp(users + domains, len(PARTS) + 1)
+        self.user_columns = _mlp(users + domains, RANK)
+        nn.init.zeros_(self.item_bias.weight)
+        nn.init.zeros_(self.item_bias.bias)
+        self.sequence = nn.Parameter(torch.zeros(()))
+        self.sequence_gate = nn.Linear(users + domains, 1)
+        nn.init.zeros_(self.sequence_gate.weight)
+        nn.init.zeros_(self.sequence_gate.bias)
+
+    @torch.no_grad()
+    def fit_scale(self, users_BF: Tensor) -> None:
+        """Take mean and deviation of the users' features from a sample."""
+        self.user_mean.copy_(users_BF.mean(0))
+        self.user_deviation.copy_(users_BF.std(0).clamp(min=1e-3))
+
+    def user_side(self, users_BF: Tensor, domain: Tensor) -> UserSide:
+        """Return the users' side of a score.
+
+        Args:
+            users_BF: FEATURE_NAMES, then log(1 + events in the target domain).
+            domain: (B, D) float32, one-hot target domain.
+        """
+        scaled_BF = ((users_BF - self.user_mean) / self.user_deviation).clamp(-CLIP, CLIP)
+        asked = torch.cat([scaled_BF, domain], 1)
+        gates = self.gates(asked).exp()
+        return UserSide(
+            self.weights * gates[:, :-1],
+            self.sequence * self.sequence_gate(asked).exp().squeeze(1),
+            torch.cat([gates[:, -1:], self.user_columns(asked)], 1),
+        )
+
+    def item_side(self, items_SG: Tensor) -> Tensor:
+        """Return the items' columns (..., 1 + RANK) for features (..., G)."""
+        hidden = functional.gelu(self.item(items_SG / 3))
+        bias = (items_SG @ self.popularity).unsqueeze(-1) + self.item_bias(hidden)
+        return torch.cat([bias, self.item_columns(hidden)], -1)
+
+
+def _mlp(inputs: int, outputs: int) -> nn.Sequential:
+    """Return a small network that is 0 at first."""
+    last = nn.Linear(HIDDEN, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.GELU(), last)
+
+
+@dataclass(frozen=True)
+class Shortlists:
+    """Hard candidates of users at past moments, and which of them each user chose next.
+
+    parts_BSP: of PARTS. sequence_BS: cosine of query and item, zeros where there was no model.
+    items_BSG: states. is_next_BS, is_real_BS: bool, what was chosen and what is no padding.
+    users_BF: features. domain_BD: one-hot.
+    """
+
+    parts_BSP: Tensor
+    sequence_BS: Tensor
+    items_BSG: Tensor
+    is_next_BS: Tensor
+    is_real_BS: Tensor
+    users_BF: Tensor
+    domain_BD: Tensor
+
+    def __len__(self) -> int:
+        return len(self.users_BF)
+
+    def take(self, index: Tensor) -> "Shortlists":
+        """Return the lists at an index."""
+        return Shortlists(*(part[index] for part in vars(self).values()))
+
+
+def join(parts: Sequence[Shortlists]) -> Shortlists:
+    """Return all lists one below the other."""
+    return Shortlists(
+        *(torch.cat(same) for same in zip(*(vars(p).values() for p in parts), strict=True))
+    )
+
+
+def scores(fusion: Fusion, lists: Shortlists) -> Tensor:
+    """Return the scores (B, S) of shortlisted items; -inf in the padding."""
+    side = fusion.user_side(lists.users_BF, lists.domain_BD)
+    total_BS = (lists.parts_BSP.float() * side.weights_BP.unsqueeze(1)).sum(-1)
+    total_BS = total_BS + side.sequence_B.unsqueeze(1) * lists.sequence_BS.float()
+    columns_BSR = fusion.item_side(lists.items_BSG.float())
+    total_BS = total_BS + (columns_BSR * side.columns_BR.unsqueeze(1)).sum(-1)
+    return total_BS.masked_fill(~lists.is_real_BS, -torch.inf)
+
+
+def loss(fusion: Fusion, lists: Shortlists) -> Tensor:
+    """Return the mean cross-entropy of what was chosen next, each list counting once."""
+    log_share_BS = functional.log_softmax(scores(fusion, lists) * SCALE, dim=1)
+    chosen_BS = lists.is_next_BS
+    summed_B = torch.where(chosen_BS, log_share_BS, 0.0).sum(1)
+    return -(summed_B / chosen_BS.sum(1)).mean()
+
+
+def fit(
+    fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int, epochs: int = EPOCHS
+) -> None:
+    """Learn all but the sequence's weight, from lists that need no model.
+
+    Args:
+        fusion: at step 0, or anywhere.
+        lists: every one with at least one item that was chosen.
+        learning_rate: at the start; falls to 0 along a line.
+        seed: of the order of lists.
+        epochs: passes over the lists.
+    """
+    learned = [p for name, p in fusion.named_parameters() if not name.startswith("sequence")]
+    fusion.fit_scale(lists.users_BF)
+    _descend(fusion, lists, learned, learning_rate, seed, epochs)
+
+
+def fit_sequence(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> None:
+    """Learn how much the sequence adds to a fitted fusion, from moments its model has not seen."""
+    learned = [p for name, p in fusion.named_parameters() if name.startswith("sequence")]
+    _descend(fusion, lists, learned, learning_rate, seed, SEQUENCE_EPOCHS)
+
+
+def _descend(
+    fusion: Fusion,
+    lists: Shortlists,
+    learned: Sequence[nn.Parameter],
+    learning_rate: float,
+    seed: int,
+    epochs: int,
+) -> None:
+    optimizer = torch.optim.Adam(learned, learning_rate)
+    order = torch.Generator().manual_seed(seed)
+    steps = epochs * -(-len(lists) // LISTS_A_STEP)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(steps, 1))
+    for _ in range(epochs):
+        for index in torch.randperm(len(lists), generator=order).split(LISTS_A_STEP):
+            optimizer.zero_grad()
+            loss(fusion, lists.take(index)).backward()
+            optimizer.step()
+            schedule.step()
