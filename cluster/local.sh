@@ -92,9 +92,11 @@ print(*(server.getsockname()[1] for server in held))')
         # Every port is named, because the raylet gives an agent 15 seconds to tell one that is not, too few where the
         # machine is busy; the timeouts are raised for the same reason.
         # RAY_API_SERVER_ADDRESS: else Ray's own actors look for the one Ray of the machine, and fail where there are two.
-        # No preemption watcher: the one node is not taken away, and that actor takes seconds to start.
+        # No preemption watcher: the one node is not taken away, and that actor takes seconds to start. Ray Train looks at
+        # its few workers twice a second: epochs of small data are short.
         # At least 4 logical CPUs: with two, training leaves none to Ray Data, and both wait for ever.
-        env "$mark" SPT_NOENV=1 RAY_API_SERVER_ADDRESS="$address" RAY_TRAIN_ENABLE_PREEMPTION_WATCHER=0 \
+        env "$mark" SPT_NOENV=1 RAY_API_SERVER_ADDRESS="$address" \
+            RAY_TRAIN_ENABLE_PREEMPTION_WATCHER=0 RAY_TRAIN_HEALTH_CHECK_INTERVAL_S=0.5 \
             RAY_DASHBOARD_STARTUP_TIMEOUT_S=300 RAY_gcs_server_port_wait_time_s=120 \
             ray start --head --block --disable-usage-stats --log-color=false --temp-dir="$temp" \
             --node-ip-address=127.0.0.1 --port="$gcs" --ray-client-server-port="$client" \

@@ -45,6 +45,9 @@ TEXTS_A_PART = 2_048
 TEXTS_AN_ACTOR = 8_192
 """New texts for which another actor is worth its start (10 s of CPU)."""
 
+CPUS_AN_ACTOR = 4
+"""At most: an actor must fit on one node."""
+
 RETRIES = 2
 """Times that an actor is restarted, and a part tried again, before the job fails."""
 
@@ -188,7 +191,7 @@ def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:
         compute=ActorPoolStrategy(size=actors),
         fn_constructor_args=(source, cache),
         # Half of the CPUs, as in training: Ray Data needs some beside its actors.
-        num_cpus=1 if gpus else max(1, cpus // 2 // actors),
+        num_cpus=1 if gpus else max(1, min(cpus // 2 // actors, CPUS_AN_ACTOR)),
         num_gpus=1 if gpus else 0,
         max_restarts=RETRIES,
         max_task_retries=RETRIES,

@@ -52,6 +52,9 @@ OWN_RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     # An actor (5 s of CPU to start) that looks whether nodes are about to be taken away.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # How often Ray Train takes note of what its workers report, 2 s by default: an epoch of small
+    # data is shorter, and would wait for it.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 """Set, too, where a job starts a Ray of its own."""
 

@@ -140,8 +140,7 @@ def kill_after(phase: int, epoch: int, config: Config, store: Store, folder: Pat
             start_new_session=True,
         )
         deadline = time.monotonic() + PATIENCE_S
-        # The checkpoint before the newest is there for certain.
-        while len(dict(enumerate(newest_curves(config, store))).get(phase, [])) < epoch + 2:
+        while len(dict(enumerate(newest_curves(config, store))).get(phase, [])) <= epoch:
             said = (folder / "log").read_text()
             assert job.poll() is None, said
             assert time.monotonic() < deadline, said
@@ -151,13 +150,18 @@ def kill_after(phase: int, epoch: int, config: Config, store: Store, folder: Pat
 
 
 def newest_curves(config: Config, store: Store) -> list[list[dict[str, Any]]]:
-    """Return each phase's curve in the newest checkpoint."""
+    """Return each phase's curve in the newest checkpoint that Ray Train has taken note of.
+
+    It notes a checkpoint a moment after it is written, and goes on from what it has noted.
+    """
     folder = Path(store.full_path(f"runs/{config.run_id}/train"))
     found = []
     for path in folder.glob("*/checkpoint_*/progress.json"):
         try:
+            noted = (path.parents[1] / "checkpoint_manager_snapshot.json").read_text()
             phases = json.loads(path.read_text())["phases"]
-            found.append([phase["curve"] for phase in phases])
         except (ValueError, OSError):  # half written, or just removed
             continue
+        if path.parent.name in noted:
+            found.append([phase["curve"] for phase in phases])
     return max(found, key=lambda curves: sum(map(len, curves)), default=[])
