@@ -150,6 +150,8 @@ class ScoreConfig(Section):
 
     top_k: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Items a list at most."""
+    new_share: Share = 0.2
+    """Share of a list's places, never of its first ten, for items that nobody has touched yet."""
     domains: tuple[str, ...] | None = None
     """Domains to publish lists for; default: all of the catalogue."""
     model: str | None = None

@@ -33,6 +33,9 @@ LATELY_HALF_LIFE_DAYS = 14.0
 LATELY_DAYS = 98
 """Seven half-lives; what is older adds less than a percent."""
 
+PAIRS_A_BLOCK = 2**23
+"""Pairs of items counted at once; some 300 MB."""
+
 EVENTS_A_USER = 200
 """Newest events of a user that are paired: pairs grow with the square."""
 
@@ -82,23 +85,39 @@ def count_neighbours(
         right_I = 1 / np.sqrt(mass_I + SHRINKAGE[kind])
         by_item = source.tocsc()
         found[kind] = [
-            _heaviest(had_T @ by_item[:, start:stop].tocsr(), left_I, right_I[start:stop], start)
+            _heaviest(had_T, by_item[:, start:stop].tocsr(), left_I, right_I[start:stop], start)
             for start, stop in bounds
         ]
     return found
 
 
-def _heaviest(pairs: sp.csr_matrix, left_I: Array, right_C: Array, start: int) -> Neighbours:
-    """Scale the counts of pairs, drop items beside themselves, keep the heaviest of each row."""
+def _heaviest(
+    had_T: sp.csr_matrix, source: sp.csr_matrix, left_I: Array, right_C: Array, start: int
+) -> Neighbours:
+    """Count pairs, scale them, drop items beside themselves, keep the heaviest of each item."""
+    size = max(1, PAIRS_A_BLOCK // max(source.shape[1], 1))
+    blocks = [
+        _heaviest_of_block(had_T[row : row + size] @ source, row, left_I, right_C, start)
+        for row in range(0, len(left_I), size)
+    ]
+    counts, columns, weights = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return Neighbours(np.concatenate([[0], np.cumsum(counts)]), columns, weights)
+
+
+def _heaviest_of_block(
+    pairs: sp.csr_matrix, first: int, left_I: Array, right_C: Array, start: int
+) -> tuple[Array, Array, Array]:
+    """Return counts a row, columns and weights of the rows from `first`."""
+    rows_in_block = pairs.shape[0]
+    pairs.sort_indices()
     pairs = pairs.tocoo()
-    apart = pairs.row != pairs.col + start
+    apart = pairs.row + first != pairs.col + start
     rows, columns = pairs.row[apart].astype(np.int64), pairs.col[apart].astype(np.int32)
-    weights = (pairs.data[apart] * left_I[rows] * right_C[columns]).astype(np.float32)
-    order = np.lexsort((columns, -weights, rows))
+    weights = (pairs.data[apart] * left_I[first + rows] * right_C[columns]).astype(np.float32)
+    # One key to sort by, row and then weight: all weights lie in 0..1 once they are scaled.
+    order = np.argsort(rows - weights / (weights.max(initial=0) * 2 + 1e-30), kind="stable")
     rows, columns, weights = rows[order], columns[order], weights[order]
-    counts = np.bincount(rows, minlength=len(left_I))
+    counts = np.bincount(rows, minlength=rows_in_block)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     kept = (place < NEIGHBOURS) & (weights > 0)
-    counts = np.bincount(rows[kept], minlength=len(left_I))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Neighbours(offsets, columns[kept], weights[kept])
+    return np.bincount(rows[kept], minlength=rows_in_block), columns[kept], weights[kept]

@@ -35,7 +35,7 @@ DAY_BITS = 20
 class EventStates:
     """The state of each item on each day on which it had an event.
 
-    keys: (N,) int64, sorted, row << DAY_BITS | day of each cell of the activity. cells: (N, F)
+    keys: (N,) int64, sorted, (row << DAY_BITS) + day of each cell of the activity. cells: (N, F)
     float32, the item's state at the start of that day.
     """
 
@@ -47,21 +47,24 @@ class EventStates:
         """Run once through the days, keeping each item's decayed counts as of its newest event."""
         half_lives_H = np.array(HALF_LIVES_DAYS)
         counts_IH = np.zeros((activity.items, len(half_lives_H)))
-        newest_I = np.zeros(activity.items, np.int64)
-        first_I = np.full(activity.items, -1, np.int64)
+        # Not 0: counts of days before 1970 would be multiplied by infinity.
+        newest_I = np.full(activity.items, activity.days.min(initial=0), np.int64)
+        first_I = np.zeros(activity.items, np.int64)
+        is_new_I = np.ones(activity.items, bool)
         cells = np.zeros((len(activity.rows), len(STATE_NAMES)), np.float32)
         order = np.argsort(activity.days, kind="stable")
         days, starts = np.unique(activity.days[order], return_index=True)
-        for day, cell in zip(days.tolist(), np.split(order, starts[1:]), strict=True):
+        for day, cell in zip(days.tolist(), np.split(order, starts)[1:], strict=True):
             rows = activity.rows[cell]
             counts_IH[rows] *= np.exp2((newest_I[rows] - day)[:, None] / half_lives_H)
-            is_new = first_I[rows] < 0
+            is_new = is_new_I[rows]
             # An event of the day before counts as one, as in Activity.decayed.
             known = counts_IH[rows] * np.exp2(1 / half_lives_H)
             first_I[rows] = np.where(is_new, day, first_I[rows])
             cells[cell] = _features(known, day - first_I[rows], is_new)
             counts_IH[rows] += activity.events[cell][:, None]
             newest_I[rows] = day
+            is_new_I[rows] = False
         return cls(_keys(activity.rows, activity.days), cells)
 
     def at_events(self, rows: Array, days: Array) -> Array:
@@ -89,7 +92,8 @@ def states_on_day(activity: Activity, day: int) -> Array:
 
 
 def _keys(rows: Array, days: Array) -> Array:
-    keys: Array = (rows.astype(np.int64) << DAY_BITS) | days.astype(np.int64)
+    # A sum: days before 1970 are negative.
+    keys: Array = (rows.astype(np.int64) << DAY_BITS) + days.astype(np.int64)
     return keys
 
 

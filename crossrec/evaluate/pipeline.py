@@ -24,7 +24,7 @@ from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, ITEM_ID, USER_ID, domain_folder
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import HOLDOUT, build_items
-from crossrec.score.pipeline import score_buckets
+from crossrec.score.pipeline import new_places, score_buckets
 from crossrec.storage import Store
 
 MAX_USERS = 200_000
@@ -62,6 +62,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             domains=tuple(domain.name for domain in prepared.domains),
             top_k=LIST_LENGTH,
             done=f"{run}/baselines/done",
+            new_places=new_places(config, LIST_LENGTH),
             active_until=stop,
         )
         score_buckets(job, buckets, config.score.num_actors)

@@ -102,7 +102,7 @@ class Fusion(nn.Module):
     def fit_scale(self, users_BF: Tensor) -> None:
         """Take mean and deviation of the users' features from a sample."""
         self.user_mean.copy_(users_BF.mean(0))
-        self.user_deviation.copy_(users_BF.std(0).clamp(min=1e-3))
+        self.user_deviation.copy_(users_BF.std(0, correction=0).clamp(min=1e-3))
 
     def user_side(self, users_BF: Tensor, domain: Tensor) -> UserSide:
         """Return the users' side of a score.

@@ -26,8 +26,10 @@ class ScoreJob:
 
     model: folder of the model. items: folder of the item matrix. day: the day that is predicted;
     only earlier events are known. outputs: folder of the lists by system. domains: those to write
-    lists for. done: folder of the completion records. active_until: where given, only users are
-    scored who do something new in days day..active_until-1, which is how a hold-out is judged.
+    lists for. done: folder of the completion records. new_places:
+    those of a list that are kept for items which nobody has touched. active_until: where given,
+    only users are scored who do something new in days day..active_until-1, which is how a hold-out
+    is judged.
     """
 
     store: Store
@@ -39,6 +41,7 @@ class ScoreJob:
     domains: tuple[str, ...]
     top_k: int
     done: str
+    new_places: int = 0
     active_until: int | None = None
 
     def record_path(self, bucket: int) -> str:
@@ -72,7 +75,7 @@ class ScoreBucket:
             histories = select_users(histories, is_active)
         known = before(histories, self.job.day)
         wanted = [(system, domain) for system in self.job.outputs for domain in self.job.domains]
-        lists = self.scorer.score(known, self.job.day, wanted, self.job.top_k)
+        lists = self.scorer.score(known, self.job.day, wanted, self.job.top_k, self.job.new_places)
         files = []
         for (system, domain), found in lists.items():
             table = to_table(known.user_ids, found, self.item_ids[domain])

@@ -3,6 +3,7 @@
     runs/<run_id>/items/<name>/domain=<d>.safetensors
         texts, vectors (items, W), columns_<system> (items, R)   float32
         <kind>.offsets, <kind>.columns, <kind>.weights            neighbours, as CSR
+        new                                                       items without any event
     runs/<run_id>/items/<name>/event_states.safetensors           data.itemstate.EventStates
 
     build_items(store, prepared, model_folder, day, NIGHT, folder)
@@ -14,14 +15,14 @@ the night.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from crossrec.data.cooccurrence import KINDS, count_neighbours
 from crossrec.data.histories import Prepared, read_catalogue
-from crossrec.data.itemstate import EventStates, states_on_day
+from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Activity, before, load_activity, sample_histories
 from crossrec.encode import BackboneSource, encode_catalogue, read_vectors
 from crossrec.model.checkpoint import (
@@ -48,7 +49,8 @@ class Items:
 
     state: both vectors of the whole catalogue. columns: (items of the domain, R) by system and
     domain. neighbours: by kind and domain. fusions: by system; the others have weights of their
-    own. events: the state of items on the days of past events.
+    own. events: the state of items on the days of past events. new: by domain, the rows within
+    it of items that nobody has touched yet, int64.
     """
 
     state: ItemState
@@ -56,6 +58,7 @@ class Items:
     neighbours: Mapping[str, Mapping[str, NeighbourTable]]
     fusions: Mapping[str, Fusion]
     events: EventStates
+    new: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def build_items(
@@ -99,6 +102,8 @@ def build_items(
             f"columns_{system}": part[domain.start : domain.stop].contiguous()
             for system, part in columns.items()
         }
+        is_new_I = states_IG[domain.start : domain.stop, STATE_NAMES.index("is_new")] > 0
+        tensors["new"] = torch.nonzero(is_new_I).squeeze(1)
         for kind, found in neighbours.items():
             tensors |= {
                 f"{kind}.{name}": torch.from_numpy(part)
@@ -128,12 +133,14 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     built = store.read_json(f"{folder}/systems.json")
     columns: dict[str, dict[str, Tensor]] = {name: {} for name in built["systems"]}
     neighbours: dict[str, dict[str, NeighbourTable]] = {kind: {} for kind in KINDS}
+    new: dict[str, Tensor] = {}
     texts, vectors = [], []
     for domain in prepared.domains:
         path = f"{folder}/{domain_folder(domain.name)}.safetensors"
         tensors = tensors_from_bytes(store.read_bytes(path))
         texts.append(tensors["texts"])
         vectors.append(tensors["vectors"])
+        new[domain.name] = tensors["new"]
         for name in columns:
             columns[name][domain.name] = tensors[f"columns_{name}"]
         for kind in KINDS:
@@ -147,4 +154,4 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     parts = tensors_from_bytes(store.read_bytes(f"{folder}/event_states.safetensors"))
     events = EventStates(parts["keys"].numpy(), parts["cells"].numpy())
     state = ItemState(torch.cat(texts), torch.cat(vectors))
-    return Items(state, columns, neighbours, fusions, events)
+    return Items(state, columns, neighbours, fusions, events, new)

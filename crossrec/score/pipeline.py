@@ -33,6 +33,9 @@ from crossrec.score.catalogue import NIGHT, build_items, load_items
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.storage import Store
 
+FIRST_PLACES = 10
+"""Those that a user looks at first go by score alone."""
+
 RETRIES = 2
 """Times that an actor is restarted, and a bucket tried again, before the job fails."""
 
@@ -65,6 +68,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             domains=tuple(plan["domains"]),
             top_k=config.score.top_k,
             done=f"{run}/done",
+            new_places=new_places(config, config.score.top_k),
         )
         facts |= {
             "users": prepared.users,
@@ -77,6 +81,11 @@ def score(config: Config, store: Store) -> dict[str, Any]:
         _write_defaults(job, f"{run}/defaults.parquet")
         facts["scores"] = store.uri(f"{run}/scores")
     return facts
+
+
+def new_places(config: Config, top_k: int) -> int:
+    """Return how many places of a list are kept for new items; never of its first FIRST_PLACES."""
+    return min(int(config.score.new_share * top_k), max(0, top_k - FIRST_PLACES))
 
 
 def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
@@ -155,6 +164,7 @@ def _write_plan(config: Config, store: Store, prepared: Prepared, model: str) ->
         "buckets": prepared.buckets,
         "domains": sorted(set(domains)),
         "top_k": config.score.top_k,
+        "new_share": config.score.new_share,
     }
     plan["digest"] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     path = f"runs/{config.run_id}/plan.json"
@@ -183,7 +193,8 @@ def _write_defaults(job: ScoreJob, path: str) -> None:
     nobody = Histories(
         pa.array([""]), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
     )
-    lists = scorer.score(nobody, job.day, [("model", domain) for domain in job.domains], job.top_k)
+    wanted = [("model", domain) for domain in job.domains]
+    lists = scorer.score(nobody, job.day, wanted, job.top_k, job.new_places)
     tables = []
     for (_, domain), found in lists.items():
         ids = read_catalogue(job.store, job.prepared, domain)[ITEM_ID].combine_chunks()

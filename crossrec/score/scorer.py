@@ -23,7 +23,7 @@ from crossrec.model.overlap import Overlap, find_overlap
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score.catalogue import Items
-from crossrec.score.topk import top_k
+from crossrec.score.topk import give_places, top_k
 
 USERS_A_BATCH = 512
 """Users a forward pass. Batches never span buckets, so that a bucket's scores do not depend on its
@@ -61,13 +61,24 @@ class Scorer:
             kind: {name: table.to(self.device) for name, table in by_domain.items()}
             for kind, by_domain in items.neighbours.items()
         }
+        self.new = {
+            domain.name: items.new.get(domain.name, torch.zeros(0, dtype=torch.int64)).to(
+                self.device
+            )
+            for domain in domains
+        }
         self.fusions = {
             name: fusion.to(self.device).eval() for name, fusion in items.fusions.items()
         }
 
     @torch.inference_mode()
     def score(
-        self, histories: Histories, day: int, wanted: Sequence[tuple[str, str]], k: int
+        self,
+        histories: Histories,
+        day: int,
+        wanted: Sequence[tuple[str, str]],
+        k: int,
+        new_places: int = 0,
     ) -> dict[tuple[str, str], Lists]:
         """Return the k best unseen items for every (system, domain) that is wanted.
 
@@ -76,6 +87,8 @@ class Scorer:
             day: the day that is predicted.
             wanted: (system, domain) pairs.
             k: items a list at most.
+            new_places: so many of them at least are the best of the items that nobody has touched
+                yet, where there are so many; only in lists of a fusion.
         """
         found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
         names = list(dict.fromkeys(name for _, name in wanted))
@@ -87,9 +100,27 @@ class Scorer:
                 overlaps = self._overlaps(users, name)
                 for system in (system for system, asked in wanted if asked == name):
                     products, weighted = self._terms(system, name, users, overlaps)
-                    rows, scores = top_k(products, weighted, seen, k)
-                    found[system, name].append((rows.cpu(), scores.cpu()))
+                    best = top_k(products, weighted, seen, k)
+                    new_N = self.new[name]
+                    if new_places and len(new_N) and system in self.fusions:
+                        best = self._with_new(best, products, new_N, new_places)
+                    found[system, name].append((best[0].cpu(), best[1].cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
+
+    def _with_new(
+        self,
+        best: tuple[Tensor, Tensor],
+        products: Sequence[tuple[Tensor, Tensor]],
+        new_N: Tensor,
+        places: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Give the last places of each list to new items, unless it has so many of them.
+
+        Nobody has seen a new item, and it has no neighbours: its score is the products alone.
+        """
+        among_new = [(queries, items_IW[new_N]) for queries, items_IW in products]
+        places_BN, scores_BN = top_k(among_new, [], new_N.new_zeros(0, 2), places)
+        return give_places(best, (new_N[places_BN], scores_BN))
 
     def _overlaps(self, users: UserState, name: str) -> list[Overlap]:
         """Return the overlap of each kind, in the order of PARTS."""

@@ -81,6 +81,37 @@ def _score_block(
     return scores_BC
 
 
+def give_places(
+    best: tuple[Tensor, Tensor], favoured: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return lists of the same length in which the favoured stand, in the order of their scores.
+
+    They take the places of the lowest others; a favoured item that is there already takes none.
+
+    Args:
+        best: rows (B, K) int64 and scores (B, K) of `top_k`.
+        favoured: rows (B, N) and scores (B, N), N <= K, no row twice in a list.
+
+    >>> best = torch.tensor([[7, 3, 5]]), torch.tensor([[0.9, 0.8, 0.7]])
+    >>> rows, scores = give_places(best, (torch.tensor([[3, 4]]), torch.tensor([[0.8, 0.1]])))
+    >>> rows.tolist()
+    [[7, 3, 4]]
+    """
+    length = best[0].shape[1]
+    favoured_BN = favoured[0].unsqueeze(1)
+    is_favoured_BK = (best[0].unsqueeze(2) == favoured_BN).any(2)
+    is_there_BN = (favoured_BN == best[0].unsqueeze(2)).any(1)
+    rows_BM = torch.cat([best[0], favoured[0]], 1)
+    scores_BM = torch.cat([best[1], favoured[1].masked_fill(is_there_BN, -torch.inf)], 1)
+    must_BM = torch.cat([is_favoured_BK, ~is_there_BN], 1)
+    kept_BK = torch.where(must_BM, torch.inf, scores_BM).topk(length, dim=1).indices
+    rows_BK, order = rows_BM.gather(1, kept_BK).sort(dim=1)
+    scores_BK, order = (
+        scores_BM.gather(1, kept_BK).gather(1, order).sort(dim=1, descending=True, stable=True)
+    )
+    return torch.where(scores_BK == -torch.inf, -1, rows_BK.gather(1, order)), scores_BK
+
+
 def _stable_top_k(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return each row's k best and their columns; equal scores keep the order of columns.
 
