@@ -104,7 +104,7 @@ def give_places(
     rows_BM = torch.cat([best[0], favoured[0]], 1)
     scores_BM = torch.cat([best[1], favoured[1].masked_fill(is_there_BN, -torch.inf)], 1)
     must_BM = torch.cat([is_favoured_BK, ~is_there_BN], 1)
-    kept_BK = torch.where(must_BM, torch.inf, scores_BM).topk(length, dim=1).indices
+    _, kept_BK = _stable_top_k(torch.where(must_BM, torch.inf, scores_BM), length)
     rows_BK, order = rows_BM.gather(1, kept_BK).sort(dim=1)
     scores_BK, order = (
         scores_BM.gather(1, kept_BK).gather(1, order).sort(dim=1, descending=True, stable=True)
