@@ -93,7 +93,7 @@ def metrics() -> dict[str, Any]:
             "model": system(0.08, 0.10, cold=0.02),
             "step0": system(0.03, 0.04, cold=0.01),
         },
-        "training": {"curve": curve, "best_epoch": 2, "blend": {"text": 0.42}},
+        "training": {"curve": curve, "best_epoch": 2, "fusion": {"text": 0.42}},
         "model": {"id": "m1", "backbone": "pkg://minilm", "parameters": 22_713_216},
         "data": {
             "as_of": "2014-06-08T00:00:00+00:00",

@@ -12,15 +12,18 @@ from crossrec.errors import ConfigError, CrossrecError
 from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
 from crossrec.model.checkpoint import (
     Model,
+    load_fusions,
     load_model,
     load_model_backbone,
     locate_weights,
     optimizer_from_bytes,
     optimizer_to_bytes,
+    save_fusions,
     save_model,
 )
+from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.inference import item_state
-from crossrec.model.recommender import Blend, Recommender
+from crossrec.model.recommender import Recommender
 from crossrec.schema import CATALOGUE
 from crossrec.storage import Store
 
@@ -43,10 +46,8 @@ def model() -> Model:
     with torch.no_grad():
         for tensor in recommender.state_dict().values():
             tensor.normal_()
-    blends = {"shop": Blend(1.0, 0.5, 0.2, 6.0), "video": Blend(0.0, 1.0, 0.1, 1.5)}
-    step0 = {"shop": Blend(1.0, 0.0, 0.3, 3.0)}
     facts = {"ndcg": 0.25, "days": [1, 2]}
-    return Model(settings, recommender.eval(), ITEMS, ("shop", "video"), blends, step0, facts)
+    return Model(settings, recommender.eval(), ITEMS, ("shop", "video"), facts)
 
 
 def test_load_model_returns_what_save_model_wrote(
@@ -60,7 +61,7 @@ def test_load_model_returns_what_save_model_wrote(
     assert torch.equal(one.texts_IW, other.texts_IW)
     assert not loaded.recommender.training
     assert loaded.items == ITEMS
-    for name in ("settings", "domains", "blends", "step0", "facts"):
+    for name in ("settings", "domains", "facts"):
         assert getattr(loaded, name) == getattr(model, name)
 
 
@@ -85,6 +86,32 @@ def test_load_model_refuses_a_folder_that_was_not_finished(tmp_path: Path) -> No
     store.write_bytes(f"{FOLDER}/model.safetensors", b"")
     with pytest.raises(CrossrecError, match=r"expected a model folder, found no config.json"):
         load_model(store, FOLDER)
+
+
+def test_load_fusions_returns_what_save_fusions_wrote(
+    store: Store, model: Model, backbone: TextBackbone
+) -> None:
+    save_model(store, FOLDER, model, backbone)
+    fusions = {variant: Fusion(len(model.domains)) for variant in VARIANTS}
+    for fusion in fusions.values():
+        for tensor in fusion.state_dict().values():
+            tensor.normal_()
+    save_fusions(store, FOLDER, fusions)
+    loaded = load_fusions(store, FOLDER)
+    assert list(loaded) == list(VARIANTS)
+    for variant, fusion in fusions.items():
+        assert not loaded[variant].training
+        found = loaded[variant].state_dict()
+        assert all(torch.equal(found[name], part) for name, part in fusion.state_dict().items())
+
+
+def test_load_fusions_refuses_a_model_that_was_not_finished(
+    tmp_path: Path, model: Model, backbone: TextBackbone
+) -> None:
+    store = Store(str(tmp_path))
+    save_model(store, FOLDER, model, backbone)
+    with pytest.raises(CrossrecError, match=r"expected a model folder, found no fusion"):
+        load_fusions(store, FOLDER)
 
 
 def catalogue(*items: tuple[str, str]) -> pa.Table:

@@ -1,30 +1,36 @@
-from collections.abc import Sequence
-
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
 from crossrec.config import ModelConfig
+from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Histories, pad, select_users
+from crossrec.data.userstate import domain_counts, user_features
 from crossrec.model import inference
-from crossrec.model.inference import ItemState, domain_of_rows, item_state, to_batch, user_queries
-from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
+from crossrec.model.inference import (
+    LONG_DECAY,
+    LONG_EVENTS,
+    ItemState,
+    UserState,
+    domain_of_rows,
+    item_state,
+    to_batch,
+    user_queries,
+    user_state,
+)
+from crossrec.model.overlap import Recent
+from crossrec.model.recommender import (
+    RECENT_DECAY,
+    RECENT_EVENTS,
+    HistoryBatch,
+    Recommender,
+    recent_mean,
+)
+from tests.small import activity_of, histories
 
 BOUNDS = ((0, 4), (4, 9))
 DAY = 20
-
-
-def histories(*users: Sequence[tuple[int, int]]) -> Histories:
-    """Users by their (row, day) events."""
-    events = [event for user in users for event in user]
-    return Histories(
-        pa.array([f"user-{number}" for number in range(len(users))]),
-        np.cumsum([0, *map(len, users)]),
-        np.array([row for row, _ in events], np.int32),
-        np.array([day for _, day in events], np.int32),
-    )
 
 
 USERS = histories([(1, 3), (7, 3), (2, 19)], [], [(8, 1)], [(row % 9, row) for row in range(12)])
@@ -147,3 +153,82 @@ def test_user_queries_read_the_newest_events(recommender: Recommender, items: It
 def test_user_queries_of_nobody_are_empty(recommender: Recommender, items: ItemState) -> None:
     profiles, queries = user_queries(recommender, items, histories(), BOUNDS, DAY)
     assert (profiles.shape, queries.shape) == ((0, 16), (0, 2, 16))
+
+
+def state_of(recommender: Recommender, items: ItemState, users: Histories) -> UserState:
+    known = EventStates.of(activity_of(USERS, 9))
+    return user_state(recommender, items, users, known, BOUNDS, DAY)
+
+
+def listed(found: Recent) -> list[tuple[int, int]]:
+    return list(zip(found.owners_E.tolist(), found.rows_E.tolist(), strict=True))
+
+
+def test_user_state_holds_what_its_parts_give(recommender: Recommender, items: ItemState) -> None:
+    found = state_of(recommender, items, USERS)
+    profiles, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    assert torch.equal(found.profile_BW, profiles)
+    assert torch.equal(found.queries_BDW, queries)
+    known = EventStates.of(activity_of(USERS, 9))
+    assert np.array_equal(found.features_BF.numpy(), user_features(USERS, known, DAY))
+    assert np.array_equal(found.counts_BD.numpy(), domain_counts(USERS, BOUNDS))
+
+
+def test_domain_profile_is_the_mean_of_the_domains_texts(
+    recommender: Recommender, items: ItemState
+) -> None:
+    # User 0 has had rows 1, 7 and 2: the newest counts most.
+    found = state_of(recommender, items, USERS).domain_profile_BDW
+    texts = items.texts_IW
+    expected = [LONG_DECAY**2 * texts[1] + texts[2], texts[7]]
+    for index, mean in enumerate(expected):
+        torch.testing.assert_close(found[0, index], mean / mean.norm())
+    # Users 1 and 2 have had nothing there.
+    assert found[1].abs().sum() == found[2, 0].abs().sum() == 0
+
+
+def test_user_state_weighs_events_by_their_age(recommender: Recommender, items: ItemState) -> None:
+    found = state_of(recommender, items, USERS)
+    for events, decay in ((found.recent, RECENT_DECAY), (found.lasting, LONG_DECAY)):
+        assert listed(events)[:4] == [(0, 1), (0, 7), (0, 2), (2, 8)]
+        torch.testing.assert_close(events.weights_E[:4], torch.tensor([decay**2, decay, 1, 1]))
+
+
+def test_user_state_keeps_the_newest_events(recommender: Recommender, items: ItemState) -> None:
+    rows = [number * number % 9 for number in range(LONG_EVENTS + 5)]
+    users = histories([(row, 1) for row in rows])
+    known = EventStates.of(activity_of(users, 9))
+    found = user_state(recommender, items, users, known, BOUNDS, DAY)
+    assert found.recent.rows_E.tolist() == rows[-RECENT_EVENTS:]
+    assert found.lasting.rows_E.tolist() == rows[-LONG_EVENTS:]
+
+
+def test_user_state_asks_a_domain_with_its_events(
+    recommender: Recommender, items: ItemState
+) -> None:
+    found = state_of(recommender, items, USERS)
+    features, one_hot = found.asked(1)
+    assert torch.equal(features[:, :-1], found.features_BF)
+    # User 0 has had one item of the second domain.
+    torch.testing.assert_close(features[0, -1], torch.tensor(2.0).log())
+    assert one_hot.tolist() == [[0, 1]] * 4
+
+
+def test_user_state_of_a_batch_equals_each_user_alone(
+    recommender: Recommender, items: ItemState
+) -> None:
+    whole = state_of(recommender, items, USERS)
+    for user in range(4):
+        alone = state_of(recommender, items, select_users(USERS, np.arange(4) == user))
+        for name in ("profile_BW", "domain_profile_BDW", "queries_BDW", "features_BF", "counts_BD"):
+            own, expected = getattr(alone, name)[0], getattr(whole, name)[user]
+            torch.testing.assert_close(own, expected, rtol=0, atol=1e-5)
+        for name in ("recent", "lasting"):
+            is_own = getattr(whole, name).owners_E == user
+            assert torch.equal(getattr(alone, name).rows_E, getattr(whole, name).rows_E[is_own])
+
+
+def test_user_state_of_nobody_is_empty(recommender: Recommender, items: ItemState) -> None:
+    found = state_of(recommender, items, histories())
+    assert found.domain_profile_BDW.shape == (0, 2, 16)
+    assert len(found.recent.rows_E) == len(found.features_BF) == 0

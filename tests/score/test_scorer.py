@@ -6,55 +6,89 @@ import pytest
 import torch
 
 from crossrec.config import ModelConfig
+from crossrec.data.cooccurrence import count_neighbours
 from crossrec.data.histories import DomainRange
+from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Histories, select_users
-from crossrec.model.inference import item_state, user_queries
+from crossrec.model.fusion import OVERLAP_FLOOR, Fusion, Shortlists, scores
+from crossrec.model.inference import item_state, user_queries, user_state
+from crossrec.model.overlap import NeighbourTable, Recent
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score import scorer as scorer_module
 from crossrec.score.catalogue import Items
 from crossrec.score.scorer import Lists, Scorer, slice_users, to_table
 from crossrec.storage import encode_parquet
+from tests.small import activity_of, histories
 
 SHOP, VIDEO = DomainRange("shop", 0, 12, 0), DomainRange("video", 12, 40, 0)
 DAY, K = 30, 10
-SYSTEMS = {"model": (0.7, 0.5), "popularity": (0.0, 0.0)}
+FUSED = ("model", "without_sequence")
+POPULARITY = "popularity_30d"
+SYSTEMS = (*FUSED, "untrained_backbone", POPULARITY)
 
 
-def histories(users: Sequence[Sequence[int]]) -> Histories:
+def daily(users: Sequence[Sequence[int]]) -> Histories:
     """Users by the rows of their events, one a day from day 1."""
-    return Histories(
-        pa.array([f"user-{number}" for number in range(len(users))]),
-        np.cumsum([0, *map(len, users)]),
-        np.array([row for user in users for row in user], np.int32),
-        np.array([day + 1 for user in users for day, _ in enumerate(user)], np.int32),
-    )
+    return histories(*([(row, day + 1) for day, row in enumerate(user)] for user in users))
 
 
 DRAW = np.random.default_rng(17)
 # Ordinary users, one of no events, one who has seen all of shop but rows 3 and 5, one who repeats.
 ORDINARY = [DRAW.integers(0, 40, size).tolist() for size in (1, 2, 5, 9, 15)]
 ALMOST_ALL = [row for row in range(12) if row not in (3, 5)]
-USERS = histories([*ORDINARY, [], ALMOST_ALL, [20, 20, 20]])
+USERS = daily([*ORDINARY, [], ALMOST_ALL, [20, 20, 20]])
+
+
+CROWD = activity_of(USERS, 40)
+STATES = states_on_day(CROWD, DAY)
+NEW = STATES[:, STATE_NAMES.index("is_new")] > 0
+
+
+def random_fusion(domains: int) -> Fusion:
+    fusion = Fusion(domains).eval()
+    with torch.no_grad():
+        fusion.sequence.fill_(0.5)
+        for parameter in fusion.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return fusion
+
+
+def make_items(recommender: Recommender, domains: Sequence[DomainRange]) -> Items:
+    """The items that USERS know, in some domains; random fusions."""
+    fusions = {system: random_fusion(len(domains)) for system in FUSED}
+    columns = {
+        system: fusion.item_side(torch.from_numpy(STATES)).detach()
+        for system, fusion in fusions.items()
+    }
+    columns |= {"untrained_backbone": torch.zeros(40, 1), POPULARITY: torch.randn(40, 1)}
+    neighbours = count_neighbours(USERS, DAY, 40, [(d.start, d.stop) for d in domains])
+    tables = {
+        kind: {d.name: NeighbourTable.of(part) for d, part in zip(domains, found, strict=True)}
+        for kind, found in neighbours.items()
+    }
+    new = {d.name: torch.from_numpy(NEW[d.start : d.stop].nonzero()[0]) for d in domains}
+    return Items(
+        item_state(recommender, torch.randn(40, 12), torch.arange(40), torch.rand(40) * 5),
+        {s: {d.name: part[d.start : d.stop] for d in domains} for s, part in columns.items()},
+        tables,
+        fusions,
+        EventStates.of(CROWD),
+        new,
+    )
 
 
 def make_scorer(*domains: DomainRange) -> Scorer:
     """Random weights; always the same."""
-    size = domains[-1].stop
     with torch.random.fork_rng():
         torch.manual_seed(17)
         settings = ModelConfig(width=16, layers=1, heads=2, max_history=8)
-        recommender = Recommender(settings, 12, size, len(domains)).eval()
-        texts = torch.randn(size, 12)
-        recommender.start_from(texts)
+        recommender = Recommender(settings, 12, 40, len(domains)).eval()
+        recommender.start_from(torch.randn(40, 12))
         with torch.no_grad():
             for parameter in recommender.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        state = item_state(recommender, texts, torch.arange(size), torch.rand(size) * 5)
-        bias = torch.randn(size) * 0.2
-    weights = {system: {d.name: parts for d in domains} for system, parts in SYSTEMS.items()}
-    biases = {system: {d.name: bias[d.start : d.stop] for d in domains} for system in SYSTEMS}
-    return Scorer(recommender, Items(state, weights, biases), domains)
+        return Scorer(recommender, make_items(recommender, domains), domains)
 
 
 WANTED = [(system, domain) for system in SYSTEMS for domain in ("shop", "video")]
@@ -77,32 +111,110 @@ def test_score_gives_at_most_k_unique_unseen_items_best_first() -> None:
             left = unseen(USERS, user, domain)
             assert len(rows) == len(set(rows)) == min(K, len(left))
             assert set(rows) <= left
-            scores = lists.scores[user, : len(rows)]
-            assert np.isfinite(scores).all()
-            assert (np.diff(scores) <= 0).all()
+            own = lists.scores[user, : len(rows)]
+            assert np.isfinite(own).all()
+            assert (np.diff(own) <= 0).all()
 
 
-def test_score_is_the_weighted_sum_of_its_parts() -> None:
+def overlap_matrix(table: NeighbourTable, recent: Recent, items: int) -> torch.Tensor:
+    """Every overlap (users, items) by a dense product."""
+    matrix = torch.zeros(40, items)
+    for row in range(40):
+        kept = slice(int(table.offsets_I[row]), int(table.offsets_I[row + 1]))
+        matrix[row, table.columns_N[kept].long()] = table.weights_N[kept]
+    had = torch.zeros(len(USERS.lengths), 40)
+    had.index_put_((recent.owners_E, recent.rows_E), recent.weights_E, accumulate=True)
+    return torch.log1p(had @ matrix / OVERLAP_FLOOR)
+
+
+def as_learned(scorer: Scorer, system: str, domain: DomainRange) -> np.ndarray:
+    """What the fusion gives for all users and items, as where it learns: all of them on lists."""
+    rows, index = slice(domain.start, domain.stop), scorer.index[domain.name]
+    users = user_state(scorer.recommender, scorer.state, USERS, scorer.events, scorer.bounds, DAY)
+    texts, vectors = scorer.state.texts_IW[rows], scorer.state.vectors_IW[rows]
+    size = len(texts)
+    parts = [
+        users.profile_BW @ texts.T,
+        users.domain_profile_BDW[:, index] @ texts.T,
+        overlap_matrix(scorer.neighbours["ever"][domain.name], users.recent, size),
+        overlap_matrix(scorer.neighbours["lately"][domain.name], users.lasting, size),
+    ]
+    sequence = users.queries_BDW[:, index] @ vectors.T
+    is_real = torch.ones_like(sequence, dtype=torch.bool)
+    lists = Shortlists(
+        torch.stack(parts, -1),
+        sequence if system == "model" else torch.zeros_like(sequence),
+        torch.from_numpy(STATES[rows]).expand(len(sequence), -1, -1),
+        torch.zeros_like(is_real),
+        is_real,
+        *users.asked(index),
+    )
+    return scores(scorer.fusions[system], lists).detach().numpy()
+
+
+def best_of(scores_I: np.ndarray, left: set[int]) -> list[int]:
+    return sorted(left, key=lambda row: (-scores_I[row], row))[:K]
+
+
+@pytest.mark.parametrize("system", FUSED)
+@pytest.mark.parametrize("domain", [SHOP, VIDEO], ids=["shop", "video"])
+def test_score_adds_up_as_the_fusion_learned(system: str, domain: DomainRange) -> None:
     scorer = make_scorer(SHOP, VIDEO)
-    lists = score_all(scorer)["model", "video"]
-    profile, queries = user_queries(scorer.recommender, scorer.state, USERS, scorer.bounds, DAY)
-    texts, vectors = (part[12:40] for part in (scorer.state.texts_IW, scorer.state.vectors_IW))
-    expected = 0.7 * profile @ texts.T + 0.5 * queries[:, 1] @ vectors.T
-    expected = expected + scorer.items.biases["model"]["video"]
+    lists = score_all(scorer)[system, domain.name]
+    expected = as_learned(scorer, system, domain)
     for user in range(len(USERS.lengths)):
-        own = expected[user].tolist()
-        best = sorted(unseen(USERS, user, VIDEO), key=lambda row: -own[row])[:K]
-        assert lists.rows[user].tolist() == best
-        np.testing.assert_allclose(lists.scores[user], [own[row] for row in best], atol=1e-5)
+        best = best_of(expected[user], unseen(USERS, user, domain))
+        assert lists.rows[user, : len(best)].tolist() == best
+        np.testing.assert_allclose(lists.scores[user, : len(best)], expected[user, best], atol=1e-4)
 
 
-def test_score_by_bias_alone_is_the_same_order_for_everyone() -> None:
+def test_score_of_the_untrained_backbone_is_the_likeness_of_texts() -> None:
     scorer = make_scorer(SHOP, VIDEO)
-    lists = score_all(scorer)["popularity", "video"]
-    order = scorer.items.biases["popularity"]["video"].argsort(descending=True).tolist()
+    lists = score_all(scorer)["untrained_backbone", "video"]
+    profile, _ = user_queries(scorer.recommender, scorer.state, USERS, scorer.bounds, DAY)
+    expected = (profile @ scorer.state.texts_IW[12:40].T).numpy()
+    for user in range(len(USERS.lengths)):
+        best = best_of(expected[user], unseen(USERS, user, VIDEO))
+        assert lists.rows[user].tolist() == best
+        np.testing.assert_allclose(lists.scores[user], expected[user, best], atol=1e-5)
+
+
+def test_score_by_popularity_is_the_same_order_for_everyone() -> None:
+    scorer = make_scorer(SHOP, VIDEO)
+    lists = score_all(scorer)[POPULARITY, "video"]
+    order = scorer.columns[POPULARITY]["video"][:, 0].argsort(descending=True).tolist()
     for user in range(len(USERS.lengths)):
         left = unseen(USERS, user, VIDEO)
         assert lists.rows[user].tolist() == [row for row in order if row in left][:K]
+
+
+def with_new(scorer: Scorer, places: int) -> dict[tuple[str, str], Lists]:
+    return scorer.score(USERS, DAY, WANTED, K, places)
+
+
+NEW_IN_VIDEO = set(NEW[12:].nonzero()[0].tolist())
+
+
+def test_score_keeps_places_for_the_best_new_items() -> None:
+    scorer, places = make_scorer(SHOP, VIDEO), 6
+    assert len(NEW_IN_VIDEO) > places
+    lists = with_new(scorer, places)["model", "video"]
+    expected = as_learned(scorer, "model", VIDEO)
+    for user in range(len(USERS.lengths)):
+        left = unseen(USERS, user, VIDEO)
+        assert NEW_IN_VIDEO <= left
+        favoured = best_of(expected[user], NEW_IN_VIDEO)[:places]
+        others = [row for row in best_of(expected[user], left) if row not in favoured]
+        rows = {*favoured, *others[: K - places]}
+        assert lists.rows[user].tolist() == best_of(expected[user], rows)
+
+
+def test_score_keeps_places_in_lists_of_a_fusion_alone() -> None:
+    scorer = make_scorer(SHOP, VIDEO)
+    whole, favoured = score_all(scorer), with_new(scorer, 6)
+    for system in ("untrained_backbone", POPULARITY):
+        assert np.array_equal(whole[system, "video"].rows, favoured[system, "video"].rows)
+    assert not np.array_equal(whole["model", "video"].rows, favoured["model", "video"].rows)
 
 
 def test_score_gives_a_list_to_a_user_without_history() -> None:
@@ -140,15 +252,13 @@ def test_score_of_a_batch_equals_each_user_alone() -> None:
 
 
 def test_score_knows_a_single_domain() -> None:
-    found = make_scorer(DomainRange("only", 0, 25, 0)).score(
-        histories([[3, 4], []]), DAY, [("model", "only")], K
-    )
+    found = make_scorer(DomainRange("only", 0, 40, 0)).score(USERS, DAY, [("model", "only")], K)
     assert list(found) == [("model", "only")]
-    assert found["model", "only"].rows.shape == (2, K)
+    assert found["model", "only"].rows.shape == (len(USERS.lengths), K)
 
 
 def test_score_of_nobody_is_empty() -> None:
-    lists = make_scorer(SHOP, VIDEO).score(histories([]), DAY, [("model", "shop")], K)
+    lists = make_scorer(SHOP, VIDEO).score(histories(), DAY, [("model", "shop")], K)
     assert lists["model", "shop"].rows.shape == (0, K)
 
 
@@ -164,7 +274,7 @@ def test_score_again_gives_the_same_bytes() -> None:
 
 
 def test_slice_users_returns_whole_histories() -> None:
-    part = slice_users(histories([[1, 2], [3], [], [4, 5]]), 1, 4)
+    part = slice_users(daily([[1, 2], [3], [], [4, 5]]), 1, 4)
     assert part.user_ids.to_pylist() == ["user-1", "user-2", "user-3"]
     assert (part.offsets.tolist(), part.rows.tolist()) == ([0, 1, 1, 3], [3, 4, 5])
     assert part.days.tolist() == [1, 1, 2]

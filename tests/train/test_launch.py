@@ -118,11 +118,13 @@ def test_finetune_killed_in_both_phases_ends_as_one_left_alone(
     assert curves[0] == refitting[0]
     assert curves[1][:2] == refitting[1][:2]
     alone = night.read_json("finetune.json")
-    for name in ("best_epoch", "best_ndcg", "blends", "step0"):
+    for name in ("best_epoch", "best_ndcg"):
         assert finished["training"][name] == alone["training"][name]
+    assert finished["fusion"] == alone["fusion"]
     for name in ("selected", "model"):
-        weights = [f"{summary[name]}/model.safetensors" for summary in (finished, alone)]
-        assert night.store.read_bytes(weights[0]) == night.store.read_bytes(weights[1])
+        for file in ("model.safetensors", "fusion.safetensors"):
+            weights = [f"{summary[name]}/{file}" for summary in (finished, alone)]
+            assert night.store.read_bytes(weights[0]) == night.store.read_bytes(weights[1])
 
 
 def kill_after(phase: int, epoch: int, config: Config, store: Store, folder: Path) -> None:

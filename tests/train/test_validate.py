@@ -9,9 +9,10 @@ import torch
 
 from crossrec.config import ModelConfig
 from crossrec.data.histories import DomainRange, Prepared, histories_path
+from crossrec.data.itemstate import POPULARITY_FLOOR
 from crossrec.data.replay import Activity
 from crossrec.model.inference import ItemState
-from crossrec.model.recommender import Blend, Recommender
+from crossrec.model.recommender import Recommender
 from crossrec.schema import HISTORIES, US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train import validate
@@ -96,12 +97,11 @@ def test_load_valid_reads_on_while_one_domain_has_too_few_pairs(tmp_path: Path) 
     assert moments[0].histories.user_ids.to_pylist() == ["u", "v"]
 
 
-def test_load_valid_of_nobody_active_is_judged_by_defaults(tmp_path: Path) -> None:
+def test_load_valid_of_nobody_active_is_judged_as_zero(tmp_path: Path) -> None:
     store, prepared = write_buckets(tmp_path, [{"bob": [(3, 3)]}, {}])
     moments = load_valid(store, prepared, 10, 16, 5)
     assert [len(valid.users) for valid in moments] == [0, 0, 0]
-    found = judge_epoch(*make_model(), moments, no_activity(), prepared, True)
-    assert found == ({"shop": Blend(), "video": Blend()}, 0.0)
+    assert judge_epoch(*make_model(), moments, no_activity(), prepared) == 0.0
 
 
 def make_model() -> tuple[Recommender, ItemState]:
@@ -130,7 +130,7 @@ def test_judge_epoch_ranks_unseen_items_by_likeness(tmp_path: Path) -> None:
     # Row 0 is seen, so 1 is first and 3 third; to row 0, video's likest is 20 and then 21.
     store, prepared = write_buckets(tmp_path, [{"ada": [(0, 2), (3, 10), (21, 10)]}])
     valid = load_valid(store, prepared, 10, 11, 5)
-    _, ndcg = judge_epoch(*make_model(), valid, no_activity(), prepared, False)
+    ndcg = judge_epoch(*make_model(), valid, no_activity(), prepared)
     assert ndcg == pytest.approx((1 / math.log2(1 + 3) + 1 / math.log2(1 + 2)) / 2)
 
 
@@ -138,18 +138,32 @@ def test_judge_epoch_lets_popularity_lead_where_it_predicts(tmp_path: Path) -> N
     # What is done next is least like what was done before, and popular.
     users = {f"user-{number}": [(0, 2), (15, 10)] for number in range(5)}
     store, prepared = write_buckets(tmp_path, [users])
-    activity = bought(15, 9, 500)
-    blends, ndcg = judge_epoch(
-        *make_model(), load_valid(store, prepared, 10, 11, 5), activity, prepared, False
-    )
-    assert ndcg == pytest.approx(1.0)
-    assert blends["shop"].popularity > 0
+    valid = load_valid(store, prepared, 10, 11, 5)
+    assert judge_epoch(*make_model(), valid, bought(15, 9, 500), prepared) == pytest.approx(1.0)
     # Popular only on the judged day itself: not known.
-    later = bought(15, 10, 500)
-    _, ndcg = judge_epoch(
-        *make_model(), load_valid(store, prepared, 10, 11, 5), later, prepared, False
-    )
-    assert ndcg == 0
+    assert judge_epoch(*make_model(), valid, bought(15, 10, 500), prepared) == 0
+
+
+def test_judge_epoch_divides_popularity_by_the_scale_of_the_loss(tmp_path: Path) -> None:
+    # Before row 1, which is likest, row 15 stands only while the loss counts cosines little.
+    store, prepared = write_buckets(tmp_path, [{"ada": [(0, 2), (15, 10)]}])
+    valid = load_valid(store, prepared, 10, 11, 5)
+    recommender, items = make_model()
+    likeness = math.cos(math.pi / 80) - math.cos(15 * math.pi / 80)
+    popularity = math.log(500 + POPULARITY_FLOOR) - math.log(POPULARITY_FLOOR)
+    for factor, expected in ((0.99, 1.0), (1.01, 1 / math.log2(1 + 2))):
+        with torch.no_grad():
+            recommender.log_scale.fill_(math.log(popularity / likeness * factor))
+        ndcg = judge_epoch(recommender, items, valid, bought(15, 9, 500), prepared)
+        assert ndcg == pytest.approx(expected)
+
+
+def test_judge_epoch_of_all_items_relevant_is_1(tmp_path: Path) -> None:
+    # More was done next than a list holds: the ideal is a list of relevant items alone.
+    events = [(0, 2), *((row, 10) for row in range(1, 15))]
+    store, prepared = write_buckets(tmp_path, [{"ada": events}])
+    valid = load_valid(store, prepared, 10, 11, 5)
+    assert judge_epoch(*make_model(), valid, no_activity(), prepared) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("users_a_batch", [1, 2])
@@ -158,7 +172,7 @@ def test_judge_epoch_does_not_depend_on_its_batches(
 ) -> None:
     store, prepared = write_buckets(tmp_path, BUCKETS)
     valid = load_valid(store, prepared, 10, 16, 1_000)
-    whole = judge_epoch(*make_model(), valid, no_activity(), prepared, True)
+    whole = judge_epoch(*make_model(), valid, no_activity(), prepared)
     monkeypatch.setattr(validate, "USERS_A_BATCH", users_a_batch)
-    assert judge_epoch(*make_model(), valid, no_activity(), prepared, True) == whole
-    assert whole[1] > 0
+    assert judge_epoch(*make_model(), valid, no_activity(), prepared) == pytest.approx(whole)
+    assert whole > 0
