@@ -88,13 +88,14 @@ def fuse(
     job = GatherJob(store, prepared, plan.selected, vectors, pairs, seed)
     found = _gather_all(job, plan)
     rate = min(train.learning_rate * LEARNING_RATE_FACTOR, HIGHEST_LEARNING_RATE)
+    # Before the first weights are drawn, so that a night can be repeated.
+    torch.manual_seed(seed)
     step0 = Fusion(len(prepared.domains))
     early = [
         lists for moment, lists in found if moment.stop <= plan.holdout and not moment.with_sequence
     ]
     sequence = [lists for moment, lists in found if moment.with_sequence]
     latest = [lists for moment, lists in found if not moment.with_sequence][:MOMENTS]
-    torch.manual_seed(seed)
     base = _learn(step0, early, rate, seed)
     whole = copy.deepcopy(base)
     if sequence:

@@ -1,0 +1,160 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from crossrec.config import ModelConfig, TrainConfig
+from crossrec.data.histories import DomainRange, Prepared
+from crossrec.model.checkpoint import BackboneFolder, Model, load_fusions, save_model
+from crossrec.model.fusion import Fusion, Shortlists
+from crossrec.model.recommender import Recommender
+from crossrec.storage import Store
+from crossrec.train import fuse as fuse_module
+from crossrec.train.fuse import MOMENTS, SEQUENCE_MOMENTS, FusePlan, fuse, plan_moments
+from crossrec.train.moments import Moment
+from tests.small import shortlists
+
+LONG = FusePlan(valid=972, holdout=986, night=1_000, selected="selected", refitted="refitted")
+PREPARED = Prepared(
+    "prepared/x", "x", (DomainRange("shop", 0, 1, 0), DomainRange("video", 1, 2, 0)), 1, 0, 0, 2, 0
+)
+
+
+def plan(valid: int, holdout: int, night: int) -> FusePlan:
+    return FusePlan(valid, holdout, night, "selected", "refitted")
+
+
+def without_sequence(moments: Sequence[Moment]) -> list[Moment]:
+    return [moment for moment in moments if not moment.with_sequence]
+
+
+def test_moments_of_long_data_lie_a_horizon_apart_and_end_before_the_night() -> None:
+    found = without_sequence(plan_moments(LONG, first_day=0))
+    starts = [1_000 - 14 - 14 * index for index in range(MOMENTS + 1)]
+    assert [moment.start for moment in found] == starts
+    assert all(moment.stop - moment.start == 14 for moment in found)
+
+
+def test_moments_before_the_holdout_are_as_many_as_the_night_learns_from() -> None:
+    found = without_sequence(plan_moments(LONG, first_day=0))
+    assert len([moment for moment in found if moment.stop <= LONG.holdout]) == MOMENTS
+
+
+def test_moments_of_short_data_lie_closer() -> None:
+    # A quarter of 100 days is too early; 61 days are left for starts, 61 // 16 = 3 a moment.
+    found = without_sequence(plan_moments(plan(72, 86, 100), first_day=0))
+    assert [moment.start for moment in found] == [86 - 3 * index for index in range(MOMENTS + 1)]
+
+
+@pytest.mark.parametrize("first_day", [0, 40, 70])
+def test_moments_begin_after_the_early_share(first_day: int) -> None:
+    found = without_sequence(plan_moments(plan(72, 86, 100), first_day))
+    earliest = first_day + (100 - first_day) // 4
+    assert found
+    assert all(earliest < moment.start <= 86 for moment in found)
+
+
+def test_moments_of_few_days_are_a_day_apart() -> None:
+    found = without_sequence(plan_moments(plan(80, 90, 100), first_day=76))
+    # A quarter of 24 days is 6: the first start is day 83.
+    assert [moment.start for moment in found] == list(range(90, 82, -1))
+
+
+def test_moments_with_the_sequence_divide_the_validation_slice() -> None:
+    found = plan_moments(plan(956, 986, 1_000), first_day=0)[-SEQUENCE_MOMENTS:]
+    assert found == [Moment(956, 970, True), Moment(966, 980, True), Moment(976, 986, True)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with both models."""
+    made = Store(str(tmp_path))
+    (tmp_path / "none").mkdir()
+    settings = ModelConfig(width=8, layers=1, heads=2)
+    items = pa.table({"domain": ["shop"], "item_id": ["a"], "events": [1]})
+    model = Model(settings, Recommender(settings, 8, 1, 2), items, ("shop", "video"))
+    for folder in (LONG.selected, LONG.refitted):
+        save_model(made, folder, model, BackboneFolder(tmp_path / "none", 8, "digest"))
+    return made
+
+
+Found = dict[str, dict[str, Fusion]]
+
+
+def fused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, seeds: dict[Moment, int], rate: float = 1e-3
+) -> Found:
+    """Fuse from random lists, one seed a moment; return the fusions by model."""
+    lists: list[tuple[Moment, Shortlists]] = [
+        (moment, shortlists(seed, lists=20, candidates=6)) for moment, seed in seeds.items()
+    ]
+    monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
+    monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: lists)
+    fuse(LONG, store, PREPARED, TrainConfig(learning_rate=rate), seed=17)
+    return {folder: load_fusions(store, folder) for folder in (LONG.selected, LONG.refitted)}
+
+
+def differ(one: Fusion, other: Fusion) -> bool:
+    others = other.state_dict()
+    return any(not torch.equal(part, others[name]) for name, part in one.state_dict().items())
+
+
+MOMENTS_OF_LONG = plan_moments(LONG, first_day=0)
+SEEDS = {moment: number for number, moment in enumerate(MOMENTS_OF_LONG)}
+
+
+def test_fuse_lets_the_holdout_judge_what_has_not_seen_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = fused(store, monkeypatch, SEEDS)
+    late = {moment: seed + 100 for moment, seed in SEEDS.items() if moment.stop > LONG.holdout}
+    assert len(late) == 1
+    other = fused(store, monkeypatch, SEEDS | late)
+    for variant, fusion in one[LONG.selected].items():
+        assert not differ(fusion, other[LONG.selected][variant])
+    assert differ(one[LONG.refitted]["model"], other[LONG.refitted]["model"])
+
+
+def test_fuse_for_the_night_reads_the_newest_moments(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = fused(store, monkeypatch, SEEDS)
+    oldest = without_sequence(MOMENTS_OF_LONG)[-1]
+    other = fused(store, monkeypatch, SEEDS | {oldest: 100})
+    for folder, is_changed in ((LONG.refitted, False), (LONG.selected, True)):
+        variants = [found[folder]["without_sequence"] for found in (one, other)]
+        assert differ(*variants) == is_changed
+
+
+def test_fuse_adds_the_sequence_to_the_model_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fused(store, monkeypatch, SEEDS)
+    for fusions in found.values():
+        assert fusions["model"].sequence != 0
+        assert fusions["without_sequence"].sequence == fusions["step0"].sequence == 0
+        assert torch.equal(fusions["model"].weights, fusions["without_sequence"].weights)
+        assert not torch.equal(fusions["model"].weights, fusions["step0"].weights)
+    sequences = [fusions["model"].sequence for fusions in found.values()]
+    assert sequences[0] == sequences[1]
+
+
+def test_fuse_again_gives_the_same_weights(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (fused(store, monkeypatch, SEEDS) for _ in range(2))
+    for folder, fusions in one.items():
+        for variant, fusion in fusions.items():
+            assert not differ(fusion, other[folder][variant])
+
+
+def test_fuse_without_any_moment_keeps_step_0(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fusions in fused(store, monkeypatch, {}).values():
+        assert not differ(fusions["model"], fusions["step0"])
+
+
+def test_fuse_at_rate_0_keeps_step_0(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fusions in fused(store, monkeypatch, SEEDS, rate=0.0).values():
+        assert not differ(fusions["model"], fusions["step0"])
