@@ -73,7 +73,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             "k": K,
             "holdout": _describe(truth, start, stop),
             "systems": judged,
-            "training": finetuned["training"],
+            "training": finetuned["training"] | {"fusion": finetuned["fusion"]},
             "model": {
                 "id": finetuned["model"].rsplit("/", 1)[1],
                 "backbone": config.model.backbone,

@@ -55,8 +55,8 @@ def _chosen(training: Mapping[str, Any], name: str) -> int | None:
 def _facts(values: Mapping[str, Any], before: str = "") -> list[list[object]]:
     """Return nested values as rows of name and value, long lists and nulls left out.
 
-    >>> _facts({"best_epoch": 3, "blend": {"text": 0.25}, "note": None})
-    [['best epoch', '3'], ['blend, text', '0.25']]
+    >>> _facts({"best_epoch": 3, "fusion": {"moments": 16}, "note": None})
+    [['best epoch', '3'], ['fusion, moments', '16']]
     """
     rows: list[list[object]] = []
     for key, value in values.items():

@@ -22,7 +22,7 @@ from crossrec.evaluate.markup import Markup, Rows, count, measure, render, table
 from crossrec.evaluate.progress import training_section
 from crossrec.evaluate.verdict import (
     MODEL,
-    STEP_0,
+    OWN,
     Metrics,
     figures_of,
     headline,
@@ -219,7 +219,7 @@ def _lists(metrics: Metrics, part: str, domain: str = "") -> str:
 
 def _bars(metrics: Metrics, part: str, domain: str = "") -> list[Bar]:
     """Return a bar for each system that has figures in a part."""
-    kinds = {MODEL: "model", STEP_0: "own"}
+    kinds = dict.fromkeys(OWN, "own") | {MODEL: "model"}
     return [
         Bar(name_of(system), value, kinds.get(system, "base"))
         for system in judged_systems(metrics)

@@ -20,9 +20,14 @@ Metrics = Mapping[str, Any]
 """What metrics.json holds."""
 
 MODEL = "model"
+WITHOUT_SEQUENCE = "without_sequence"
 STEP_0 = "step0"
+OWN = (MODEL, WITHOUT_SEQUENCE, STEP_0)
+"""The model and what is left of it without a part: not baselines, but shown beside it."""
+
 NAMES = {
     MODEL: "crossrec",
+    WITHOUT_SEQUENCE: "without the sequence",
     STEP_0: "before training",
     "untrained_backbone": "untrained backbone",
     "popularity_all": "popularity, all time",
@@ -59,14 +64,17 @@ def ndcg_of(metrics: Metrics, system: str, part: str = "all", domain: str = "") 
 
 
 def judged_systems(metrics: Metrics) -> list[str]:
-    """Return the judged systems: the model, itself before training, then baselines best first."""
-    order = {MODEL: 0, STEP_0: 1}
+    """Return the judged systems: the model, itself without a part, then baselines best first."""
+
+    def rank(system: str) -> int:
+        return OWN.index(system) if system in OWN else len(OWN)
+
     judged = {
         system: value
         for system in metrics.get("systems") or {}
         if (value := ndcg_of(metrics, system)) is not None
     }
-    return sorted(judged, key=lambda system: (order.get(system, 2), -judged[system], system))
+    return sorted(judged, key=lambda system: (rank(system), -judged[system], system))
 
 
 def judged_domains(metrics: Metrics) -> list[str]:
@@ -78,12 +86,11 @@ def judged_domains(metrics: Metrics) -> list[str]:
 
 
 def best_baseline(metrics: Metrics, part: str = "all", domain: str = "") -> str | None:
-    """Return the baseline with the highest NDCG; the model before training counts as none."""
+    """Return the baseline with the highest NDCG; the model without a part counts as none."""
     scored = {
         system: value
         for system in judged_systems(metrics)
-        if system not in (MODEL, STEP_0)
-        and (value := ndcg_of(metrics, system, part, domain)) is not None
+        if system not in OWN and (value := ndcg_of(metrics, system, part, domain)) is not None
     }
     return max(scored, key=lambda system: scored[system]) if scored else None
 

@@ -33,6 +33,9 @@ from crossrec.score.catalogue import NIGHT, build_items, load_items
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.storage import Store
 
+CPUS_AN_ACTOR = 8
+"""At most: an actor must fit on one node."""
+
 FIRST_PLACES = 10
 """Those that a user looks at first go by score alone."""
 
@@ -100,7 +103,7 @@ def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
     cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
     actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
     # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
-    threads = max(1, (cpus - 2) // actors)
+    threads = max(1, min((cpus - 2) // actors, CPUS_AN_ACTOR))
     rows = [{"bucket": bucket} for bucket in missing]
     read = ReadBucket(job.store, job.prepared)
     waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(read)
