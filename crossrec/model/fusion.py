@@ -27,7 +27,7 @@ from crossrec.data.userstate import FEATURE_NAMES
 
 PARTS = ("text", "text_domain", "ever", "lately")
 """Cosine of the item's text with the user's newest events, and with those of the domain over a
-longer time; log(1 + overlap / OVERLAP_FLOOR) with the neighbours of the user's newest events."""
+longer time; log(1 + overlap / OVERLAP_FLOOR) with the neighbours of the user's events."""
 
 VARIANTS = ("model", "without_sequence", "step0")
 """What is stored with a model: all of it, all but the learned sequence, and the mix before

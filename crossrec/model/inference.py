@@ -18,14 +18,8 @@ from torch.nn import functional
 from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Histories, PaddedHistories, pad
 from crossrec.data.userstate import domain_counts, event_ages, user_features
-from crossrec.model.overlap import Recent
-from crossrec.model.recommender import (
-    RECENT_DECAY,
-    RECENT_EVENTS,
-    HistoryBatch,
-    Recommender,
-    recent_mean,
-)
+from crossrec.model.overlap import PastEvents
+from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
 
 LONG_EVENTS, LONG_DECAY = 200, 0.98
 """What a user is like in the long run: the newest 200 events, weighted 0.98 ** age in events."""
@@ -120,8 +114,8 @@ class UserState:
 
     profile_BW: untrained mean of the texts of recent events. domain_profile_BDW: the same of the
     events in each domain, over a longer time. queries_BDW: the learned query of every domain.
-    features_BF: `data.userstate.user_features`. counts_BD: log(1 + events in the domain). recent:
-    the recent events of all domains. lasting: those over a longer time.
+    features_BF: `data.userstate.user_features`. counts_BD: log(1 + events in the domain).
+    lasting: the events of all domains over a longer time.
     """
 
     profile_BW: Tensor
@@ -129,8 +123,7 @@ class UserState:
     queries_BDW: Tensor
     features_BF: Tensor
     counts_BD: Tensor
-    recent: Recent
-    lasting: Recent
+    lasting: PastEvents
 
     def asked(self, domain: int) -> tuple[Tensor, Tensor]:
         """Return the features (B, F + 1) and one-hot domain (B, D) that a fusion asks for."""
@@ -151,7 +144,6 @@ def user_state(
     """Return the state of B users; arguments as in `user_queries`, `states` those of the input."""
     device = items.vectors_IW.device
     profile_BW, queries_BDW = user_queries(recommender, items, histories, bounds, day)
-    recent = _newest(histories, RECENT_EVENTS, RECENT_DECAY, device)
     lasting = _newest(histories, LONG_EVENTS, LONG_DECAY, device)
     users = len(histories.lengths)
     profiles = []
@@ -166,14 +158,14 @@ def user_state(
     features_BF = torch.from_numpy(user_features(histories, states, day)).to(device)
     counts_BD = torch.from_numpy(domain_counts(histories, bounds)).to(device)
     return UserState(
-        profile_BW, torch.stack(profiles, 1), queries_BDW, features_BF, counts_BD, recent, lasting
+        profile_BW, torch.stack(profiles, 1), queries_BDW, features_BF, counts_BD, lasting
     )
 
 
-def _newest(histories: Histories, events: int, decay: float, device: torch.device) -> Recent:
+def _newest(histories: Histories, events: int, decay: float, device: torch.device) -> PastEvents:
     """Return each user's newest events, weighted by decay ** age in events."""
     ages = event_ages(histories)
     kept = ages < events
     weights = (decay ** ages[kept]).astype(np.float32)
     parts = (histories.owners[kept], histories.rows[kept].astype(np.int64), weights)
-    return Recent(*(torch.from_numpy(part).to(device) for part in parts))
+    return PastEvents(*(torch.from_numpy(part).to(device) for part in parts))

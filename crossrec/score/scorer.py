@@ -125,10 +125,7 @@ class Scorer:
     def _overlaps(self, users: UserState, name: str) -> list[Overlap]:
         """Return the overlap of each kind, in the order of PARTS."""
         size = len(users.features_BF)
-        return [
-            find_overlap(self.neighbours[kind][name], recent, size)
-            for kind, recent in (("ever", users.recent), ("lately", users.lasting))
-        ]
+        return [find_overlap(self.neighbours[kind][name], users.lasting, size) for kind in KINDS]
 
     def _terms(
         self, system: str, name: str, users: UserState, overlaps: Sequence[Overlap]

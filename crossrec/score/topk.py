@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crossrec.model.overlap import Overlap
+SparseScores = tuple[Tensor, Tensor, Tensor]
 
 ITEMS_A_BLOCK = 16_384
 """Items a block: with 512 users, 32 MB of scores."""
@@ -19,7 +19,7 @@ ITEMS_A_BLOCK = 16_384
 
 def top_k(
     products: Sequence[tuple[Tensor, Tensor]],
-    overlaps: Sequence[Overlap],
+    overlaps: Sequence[SparseScores],
     seen_S2: Tensor,
     k: int,
     items_a_block: int = ITEMS_A_BLOCK,
@@ -29,7 +29,8 @@ def top_k(
     Args:
         products: (users' columns (B, W), items' columns (I, W)) float32 each, at least one; W may
             differ from pair to pair.
-        overlaps: values that are added to single (user, item) pairs, by item.
+        overlaps: (users, items, values) (N,) each: what is added to single pairs, sorted by item,
+            no pair twice.
         seen_S2: int64 (user, item) pairs that are left out, in any order.
         k: items a user, at least 1.
         items_a_block: items whose scores are held at once; the result does not depend on it but
@@ -65,19 +66,21 @@ def top_k(
 
 
 def _score_block(
-    products: Sequence[tuple[Tensor, Tensor]], overlaps: Sequence[Overlap], start: int, stop: int
+    products: Sequence[tuple[Tensor, Tensor]],
+    overlaps: Sequence[SparseScores],
+    start: int,
+    stop: int,
 ) -> Tensor:
     """Return the scores (B, C) of items start..stop-1."""
     queries_BW, items_IW = products[0]
     scores_BC = queries_BW @ items_IW[start:stop].T
     for queries_BW, items_IW in products[1:]:
         scores_BC.addmm_(queries_BW, items_IW[start:stop].T)
-    for overlap in overlaps:
+    for users_N, items_N, values_N in overlaps:
         # Sorted by item: a block's pairs lie together, and no pair stands twice.
-        ends = torch.tensor([start, stop], device=overlap.items_N.device)
-        first, last = torch.searchsorted(overlap.items_N, ends).tolist()
-        pairs = (overlap.users_N[first:last], overlap.items_N[first:last] - start)
-        scores_BC[pairs] += overlap.values_N[first:last]
+        ends = torch.tensor([start, stop], device=items_N.device)
+        first, last = torch.searchsorted(items_N, ends).tolist()
+        scores_BC[users_N[first:last], items_N[first:last] - start] += values_N[first:last]
     return scores_BC
 
 

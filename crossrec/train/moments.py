@@ -170,8 +170,8 @@ def _parts(
         "text": state.profile_BW @ texts_CW.T,
         "text_domain": state.domain_profile_BDW[:, index] @ texts_CW.T,
     }
-    for kind, recent in (("ever", state.recent), ("lately", state.lasting)):
-        overlap = find_overlap(tables[kind], recent, len(state.features_BF))
+    for kind in KINDS:
+        overlap = find_overlap(tables[kind], state.lasting, len(state.features_BF))
         parts[kind] = torch.zeros_like(parts["text"])
         parts[kind][overlap.users_N, overlap.items_N] = overlap.values_N
     if with_sequence:

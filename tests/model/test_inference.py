@@ -19,10 +19,8 @@ from crossrec.model.inference import (
     user_queries,
     user_state,
 )
-from crossrec.model.overlap import Recent
+from crossrec.model.overlap import PastEvents
 from crossrec.model.recommender import (
-    RECENT_DECAY,
-    RECENT_EVENTS,
     HistoryBatch,
     Recommender,
     recent_mean,
@@ -160,7 +158,7 @@ def state_of(recommender: Recommender, items: ItemState, users: Histories) -> Us
     return user_state(recommender, items, users, known, BOUNDS, DAY)
 
 
-def listed(found: Recent) -> list[tuple[int, int]]:
+def listed(found: PastEvents) -> list[tuple[int, int]]:
     return list(zip(found.owners_E.tolist(), found.rows_E.tolist(), strict=True))
 
 
@@ -189,9 +187,9 @@ def test_domain_profile_is_the_mean_of_the_domains_texts(
 
 def test_user_state_weighs_events_by_their_age(recommender: Recommender, items: ItemState) -> None:
     found = state_of(recommender, items, USERS)
-    for events, decay in ((found.recent, RECENT_DECAY), (found.lasting, LONG_DECAY)):
-        assert listed(events)[:4] == [(0, 1), (0, 7), (0, 2), (2, 8)]
-        torch.testing.assert_close(events.weights_E[:4], torch.tensor([decay**2, decay, 1, 1]))
+    assert listed(found.lasting)[:4] == [(0, 1), (0, 7), (0, 2), (2, 8)]
+    expected = torch.tensor([LONG_DECAY**2, LONG_DECAY, 1, 1])
+    torch.testing.assert_close(found.lasting.weights_E[:4], expected)
 
 
 def test_user_state_keeps_the_newest_events(recommender: Recommender, items: ItemState) -> None:
@@ -199,7 +197,6 @@ def test_user_state_keeps_the_newest_events(recommender: Recommender, items: Ite
     users = histories([(row, 1) for row in rows])
     known = EventStates.of(activity_of(users, 9))
     found = user_state(recommender, items, users, known, BOUNDS, DAY)
-    assert found.recent.rows_E.tolist() == rows[-RECENT_EVENTS:]
     assert found.lasting.rows_E.tolist() == rows[-LONG_EVENTS:]
 
 
@@ -223,12 +220,11 @@ def test_user_state_of_a_batch_equals_each_user_alone(
         for name in ("profile_BW", "domain_profile_BDW", "queries_BDW", "features_BF", "counts_BD"):
             own, expected = getattr(alone, name)[0], getattr(whole, name)[user]
             torch.testing.assert_close(own, expected, rtol=0, atol=1e-5)
-        for name in ("recent", "lasting"):
-            is_own = getattr(whole, name).owners_E == user
-            assert torch.equal(getattr(alone, name).rows_E, getattr(whole, name).rows_E[is_own])
+        is_own = whole.lasting.owners_E == user
+        assert torch.equal(alone.lasting.rows_E, whole.lasting.rows_E[is_own])
 
 
 def test_user_state_of_nobody_is_empty(recommender: Recommender, items: ItemState) -> None:
     found = state_of(recommender, items, histories())
     assert found.domain_profile_BDW.shape == (0, 2, 16)
-    assert len(found.recent.rows_E) == len(found.features_BF) == 0
+    assert len(found.lasting.rows_E) == len(found.features_BF) == 0

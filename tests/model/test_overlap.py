@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from crossrec.model.fusion import OVERLAP_FLOOR
-from crossrec.model.overlap import NeighbourTable, Overlap, Recent, find_overlap
+from crossrec.model.overlap import NeighbourTable, Overlap, PastEvents, find_overlap
 
 # Item 0 of the catalogue has neighbours 0 and 1 in the domain, item 1 has 1 alone, item 2 none.
 TABLE = NeighbourTable(
@@ -13,9 +13,9 @@ TABLE = NeighbourTable(
 )
 
 
-def recent(*events: tuple[int, int, float]) -> Recent:
+def recent(*events: tuple[int, int, float]) -> PastEvents:
     """Events of (owner, row, weight)."""
-    return Recent(
+    return PastEvents(
         torch.tensor([owner for owner, _, _ in events], dtype=torch.int64),
         torch.tensor([row for _, row, _ in events], dtype=torch.int64),
         torch.tensor([weight for _, _, weight in events]),
@@ -71,7 +71,7 @@ def test_overlap_equals_a_dense_product() -> None:
     draw = torch.Generator().manual_seed(17)
     table, matrix = random_table(draw, 40, 25)
     owners, _ = torch.randint(9, (60,), generator=draw).sort()
-    events = Recent(
+    events = PastEvents(
         owners, torch.randint(40, (60,), generator=draw), torch.rand(60, generator=draw)
     )
     had = torch.zeros(9, 40).index_put_((owners, events.rows_E), events.weights_E, accumulate=True)

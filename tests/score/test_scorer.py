@@ -12,7 +12,7 @@ from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Histories, select_users
 from crossrec.model.fusion import OVERLAP_FLOOR, Fusion, Shortlists, scores
 from crossrec.model.inference import item_state, user_queries, user_state
-from crossrec.model.overlap import NeighbourTable, Recent
+from crossrec.model.overlap import NeighbourTable, PastEvents
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score import scorer as scorer_module
@@ -116,7 +116,7 @@ def test_score_gives_at_most_k_unique_unseen_items_best_first() -> None:
             assert (np.diff(own) <= 0).all()
 
 
-def overlap_matrix(table: NeighbourTable, recent: Recent, items: int) -> torch.Tensor:
+def overlap_matrix(table: NeighbourTable, recent: PastEvents, items: int) -> torch.Tensor:
     """Every overlap (users, items) by a dense product."""
     matrix = torch.zeros(40, items)
     for row in range(40):
@@ -136,7 +136,7 @@ def as_learned(scorer: Scorer, system: str, domain: DomainRange) -> np.ndarray:
     parts = [
         users.profile_BW @ texts.T,
         users.domain_profile_BDW[:, index] @ texts.T,
-        overlap_matrix(scorer.neighbours["ever"][domain.name], users.recent, size),
+        overlap_matrix(scorer.neighbours["ever"][domain.name], users.lasting, size),
         overlap_matrix(scorer.neighbours["lately"][domain.name], users.lasting, size),
     ]
     sequence = users.queries_BDW[:, index] @ vectors.T
