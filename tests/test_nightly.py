@@ -88,7 +88,8 @@ def test_night_switches_readers_to_its_manifest(night: Night) -> None:
 def test_night_judges_itself_beside_the_baselines(night: Night) -> None:
     systems = night.read_json("metrics.json")["systems"]
     popularity = {"popularity_all", "popularity_30d", "popularity_7d"}
-    assert set(systems) == {"model", "step0", "untrained_backbone"} | popularity
+    own = {"model", "without_sequence", "step0"}
+    assert set(systems) == own | {"untrained_backbone"} | popularity
     assert all(system["all"]["pairs"] for system in systems.values())
 
 
