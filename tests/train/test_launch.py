@@ -100,6 +100,7 @@ def test_more_workers_than_the_cluster_holds_are_refused(night: Night) -> None:
         finetune(config, night.store)
 
 
+@pytest.mark.slow
 def test_finetune_killed_in_both_phases_ends_as_one_left_alone(
     night: Night, tmp_path: Path
 ) -> None:
