@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 DEFAULT_TEXT_COLUMNS = ("title", "category", "brand", "description")
 
+DEFAULT_AVAILABLE_FROM = "available_from"
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -38,6 +40,9 @@ class DataConfig(Section):
     text_columns: tuple[str, ...] | None = None
     """Columns of items that make up its text, in this order; default: those of title, category,
     brand, description that the table has."""
+    available_from: str = DEFAULT_AVAILABLE_FROM
+    """Column of items with the date or timestamp from which an item can be had: its age counts from
+    then, else from its first event. The default is used where the table has it."""
     as_of: dt.datetime | None = None
     """The only "now": later events are ignored. Default: the newest accepted event."""
     buckets: Annotated[int, Field(ge=32, le=100_000)] | None = None
@@ -88,6 +93,9 @@ class ModelConfig(Section):
     """Events of a history that are read, the newest."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout of the sequence encoder."""
+    leave_out: tuple[Literal["text", "ids", "time"], ...] = ()
+    """Knowledge that the model goes without, to see what it is worth: the items' texts; ids and
+    who had which item; how popular and old an item was at the moment."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of item-id embeddings that are left out in training, so that the text alone must serve
     too."""
@@ -126,6 +134,8 @@ class TrainConfig(Section):
     """Peak learning rate of backbone weights that learn."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
     """Decoupled weight decay of matrices."""
+    domain_balance: Share = 0.5
+    """How domains share the loss: 1 by their events, 0 alike; between, by events to that power."""
     full_softmax_items: Annotated[int, Field(ge=0)] = 4_096
     """Domains up to this size use every item as a negative; larger ones sample."""
     negatives: Annotated[int, Field(ge=1, le=1_000_000)] = 1_024
@@ -139,10 +149,16 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Judging."""
 
+    protocol: Literal["time", "leave_one_out"] = "time"
+    """What is judged: what users do in the newest days, or each user's newest event with all else
+    known, other users' later events too (for comparison with papers)."""
     holdout_days: Annotated[int, Field(ge=1, le=3650)] = 14
-    """Newest days of the input that are only judged, never chosen by."""
-    study: Literal[False] = False
-    """The longer studies (seeds, twins, ablations)."""
+    """Newest days of the input that are only judged, never chosen by; how far ahead the model
+    learns to look."""
+    study: bool = False
+    """Also train the model anew with other seeds, without parts of its knowledge, for each domain
+    alone and with a backbone that learns, and report what each is worth; takes many times as
+    long."""
 
 
 class ScoreConfig(Section):

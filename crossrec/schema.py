@@ -43,10 +43,11 @@ CATALOGUE = pa.schema(
         pa.field(ITEM_ID, pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("category", pa.string()),
+        pa.field("available_day", pa.int32()),
     ]
 )
 """One row an item, sorted by (domain, item_id); `text` joins the configured text columns, empty
-where all are null."""
+where all are null; `available_day` is the day from which it could be had, null where unknown."""
 
 ACTIVITY = pa.schema(
     [

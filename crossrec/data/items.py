@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crossrec.config import DEFAULT_TEXT_COLUMNS
+from crossrec.config import DEFAULT_AVAILABLE_FROM, DEFAULT_TEXT_COLUMNS
 from crossrec.data.events import id_faults
 from crossrec.data.hashing import Array
 from crossrec.data.inputs import ORIGIN, Footer, Input, check_column, is_text
@@ -28,10 +28,12 @@ _SPACE = r"[\s\p{Z}\x{85}\x{200b}\x{feff}]+"
 """White space in any script, with the zero-width characters that exports leave behind."""
 
 
-def wanted_columns(text_columns: Sequence[str] | None) -> list[str]:
+def wanted_columns(
+    text_columns: Sequence[str] | None, available_from: str = DEFAULT_AVAILABLE_FROM
+) -> list[str]:
     """Return the columns of items to look for."""
     texts = DEFAULT_TEXT_COLUMNS if text_columns is None else text_columns
-    return list(dict.fromkeys([ITEM_ID, DOMAIN, *texts, CATEGORY]))
+    return list(dict.fromkeys([ITEM_ID, DOMAIN, *texts, CATEGORY, available_from]))
 
 
 def check_item_columns(
@@ -67,6 +69,28 @@ def _becomes_text(kind: pa.DataType) -> bool:
     return bool(is_text(kind) or types.is_null(kind) or numeric)
 
 
+def check_available_from(source: Input, footers: Sequence[Footer], name: str) -> None:
+    """Check the column of days from which items can be had.
+
+    Args:
+        source: the items.
+        footers: of its files.
+        name: `data.available_from`; only the default may be missing.
+
+    Raises:
+        InputError: the column is missing, or holds neither dates nor timestamps nor text.
+    """
+    expected = f"a column {name} of dates or timestamps"
+    for file, footer in zip(source.files, footers, strict=True):
+        kind = footer.types.get(name)
+        if kind is None and name != DEFAULT_AVAILABLE_FROM:
+            mend = "change data.available_from"
+            raise InputError(explain(file.uri, expected, "no such column", mend))
+        if kind is not None and not (pa.types.is_temporal(kind) or is_text(kind)):
+            mend = "export the column as date"
+            raise InputError(explain(file.uri, expected, f"{name} of type {kind}", mend))
+
+
 def has_category(footers: Sequence[Footer]) -> bool:
     """Whether there is a column `category` that can be read as text."""
     kinds = [footer.types[CATEGORY] for footer in footers if CATEGORY in footer.types]
@@ -74,7 +98,10 @@ def has_category(footers: Sequence[Footer]) -> bool:
 
 
 def build_catalogue(
-    table: pa.Table, text_columns: Sequence[str], origins: Origins
+    table: pa.Table,
+    text_columns: Sequence[str],
+    origins: Origins,
+    available_from: str = DEFAULT_AVAILABLE_FROM,
 ) -> tuple[pa.Table, pa.Table]:
     """Return the catalogue and the rejected rows; of equal keys the first row is kept.
 
@@ -82,6 +109,8 @@ def build_catalogue(
         table: all rows of the items, with `origin`; without `category` that of each item is null.
         text_columns: joined by a space in this order, nulls left out; "" where nothing is left.
         origins: of the items' files.
+        available_from: column of ISO dates, or moments that begin with one; what is no date counts
+            as unknown.
     """
     codes = id_faults(table, (ITEM_ID, DOMAIN), REASONS)
     good = np.flatnonzero(codes == 0)
@@ -94,17 +123,32 @@ def build_catalogue(
         ITEM_ID: kept.column(ITEM_ID),
         "text": _join_texts(kept, text_columns),
         CATEGORY: pa.nulls(len(kept), pa.large_string()),
+        "available_day": pa.nulls(len(kept), pa.int32()),
     }
     if CATEGORY in kept.column_names:
         columns[CATEGORY] = kept.column(CATEGORY)
+    if available_from in kept.column_names:
+        columns["available_day"] = _days(kept.column(available_from))
     catalogue = pa.table(columns).cast(_LARGE_CATALOGUE)
     return catalogue, reject_table(origins, table, codes, REASONS)
 
 
 _LARGE_CATALOGUE = pa.schema(
-    [pa.field(field.name, pa.large_string(), field.nullable) for field in CATALOGUE]
+    [
+        pa.field(field.name, pa.large_string(), field.nullable)
+        if pa.types.is_string(field.type)
+        else field
+        for field in CATALOGUE
+    ]
 )
 """CATALOGUE for as many items as there are: one array of strings holds at most 2 GiB."""
+
+
+def _days(moments: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the day (int32) that each text begins with, null where it begins with none."""
+    dates = pc.utf8_slice_codeunits(moments, 0, 10)
+    days = pc.strptime(dates, format="%Y-%m-%d", unit="s", error_is_null=True)
+    return days.cast(pa.date32()).cast(pa.int32())
 
 
 def _order(table: pa.Table) -> Array:

@@ -24,8 +24,8 @@ POPULARITY_FLOOR = 0.01
 """What an item without any event counts as, so that new items are not at minus infinity."""
 
 STATE_NAMES = (*(f"log_popularity_{days:g}d" for days in HALF_LIVES_DAYS), "log_age", "is_new")
-"""log(decayed events + floor) for each half-life; log(1 + days since the first event); 1 where
-there was no event yet."""
+"""log(decayed events + floor) for each half-life; log(1 + days since the first event, or since the
+item could be had, where the catalogue says when); 1 where there was no event yet."""
 
 DAY_BITS = 20
 """Bits of a key that hold the day: enough for 2,800 years."""
@@ -61,7 +61,8 @@ class EventStates:
             # An event of the day before counts as one, as in Activity.decayed.
             known = counts_IH[rows] * np.exp2(1 / half_lives_H)
             first_I[rows] = np.where(is_new, day, first_I[rows])
-            cells[cell] = _features(known, day - first_I[rows], is_new)
+            age = day - activity.began(rows, first_I[rows], day)
+            cells[cell] = _features(known, age, is_new)
             counts_IH[rows] += activity.events[cell][:, None]
             newest_I[rows] = day
             is_new_I[rows] = False
@@ -88,7 +89,8 @@ def states_on_day(activity: Activity, day: int) -> Array:
     np.minimum.at(first, activity.rows[known], activity.days[known])
     is_new = np.ones(activity.items, bool)
     is_new[activity.rows[known]] = False
-    return _features(counts, day - first, is_new)
+    began = activity.began(np.arange(activity.items), first, day)
+    return _features(counts, day - began, is_new)
 
 
 def _keys(rows: Array, days: Array) -> Array:

@@ -32,7 +32,13 @@ from crossrec.data.inputs import (
     plan_chunks,
     read_footers,
 )
-from crossrec.data.items import CATEGORY, check_item_columns, has_category, wanted_columns
+from crossrec.data.items import (
+    CATEGORY,
+    check_available_from,
+    check_item_columns,
+    has_category,
+    wanted_columns,
+)
 from crossrec.data.rejects import Origins, bad_share, check_share
 from crossrec.data.summary import EPOCH, reasons_of, summarise
 from crossrec.errors import ConfigError, InputError, explain
@@ -90,7 +96,8 @@ def input_digest(config: Config, inputs: Mapping[str, Input]) -> str:
         for name, source in inputs.items()
     }
     as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
-    settings = [FORMAT, config.data.text_columns, as_of, config.data.buckets]
+    data = config.data
+    settings = [FORMAT, data.text_columns, as_of, data.buckets, data.available_from]
     text = json.dumps([files, settings], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -112,11 +119,13 @@ def _prepare(
     folder = f"prepared/{digest}"
     footers = {
         "events": read_footers(inputs["events"], list(EVENT_COLUMNS)),
-        "items": read_footers(inputs["items"], wanted_columns(config.data.text_columns)),
+        "items": read_footers(
+            inputs["items"], wanted_columns(config.data.text_columns, config.data.available_from)
+        ),
     }
     if "users" in inputs:
         footers["users"] = read_footers(inputs["users"], [USER_ID])
-    text_columns = _check_columns(config, inputs, footers)
+    columns = _check_columns(config, inputs, footers)
     store.delete(f"{folder}/rejects")
     now = to_microseconds(dt.datetime.now(dt.UTC))
     as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
@@ -127,9 +136,10 @@ def _prepare(
         inputs,
         {name: Origins.of(source, footers[name]) for name, source in inputs.items()},
         TimeLimits(now + US_PER_DAY, as_of),
+        config.data.available_from,
     )
     shared = ray.put(job)
-    index, items = _write_catalogue(shared, footers["items"], text_columns)
+    index, items = _write_catalogue(shared, footers["items"], columns)
     _stop_where_useless(config, job, "items", items.reasons, int(items.starts[-1]))
     chunks = _split(shared, index, footers)
     accepted = sum(chunk.accepted for chunk in chunks)
@@ -161,7 +171,9 @@ def _check_columns(
     if "users" in inputs:
         check_column(inputs["users"], footers["users"], USER_ID, "string")
     texts = check_item_columns(inputs["items"], footers["items"], config.data.text_columns)
-    columns = wanted_columns(texts)
+    available_from = config.data.available_from
+    check_available_from(inputs["items"], footers["items"], available_from)
+    columns = wanted_columns(texts, available_from)
     if not has_category(footers["items"]):
         columns.remove(CATEGORY)
     return columns, texts

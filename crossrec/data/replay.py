@@ -15,11 +15,19 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from crossrec.data.histories import Prepared, activity_path, read_histories
+from crossrec.data.histories import (
+    Prepared,
+    read_activity,
+    read_catalogue,
+    read_histories,
+)
 from crossrec.schema import ACTIVITY, US_PER_DAY, USER_ID
 from crossrec.storage import Store
 
 Array = np.ndarray
+
+NEVER = np.iinfo(np.int32).max
+"""No day."""
 
 SAMPLE_EVENTS = 4_000_000
 """Enough to know which items go together; some 100 MB of histories."""
@@ -183,12 +191,30 @@ def training_targets(padded: PaddedHistories, histories: Histories) -> tuple[Arr
 
 @dataclass(frozen=True)
 class Activity:
-    """Events of each item by day, sorted by (row, day), (N,) int32 each; of `items` items."""
+    """Events of each item by day, sorted by (row, day), (N,) int32 each; of `items` items.
+
+    available: (items,) int32 day from which an item could be had, NEVER where the catalogue does
+    not say; None where it says of none.
+    """
 
     rows: Array
     days: Array
     events: Array
     items: int
+    available: Array | None = None
+
+    def began(self, rows: Array, first_days: Array, day: int) -> Array:
+        """Return the day from which the age of items counts: as the catalogue says, else given.
+
+        Args:
+            rows: (N,) items.
+            first_days: (N,) their first events, or `day`.
+            day: the day that is predicted; nothing begins later.
+        """
+        if self.available is None:
+            return first_days
+        told = self.available[rows]
+        return np.where(told == NEVER, first_days, np.minimum(told, day))
 
     def decayed(self, day: int, half_life_days: float) -> Array:
         """Return (items,) float32: each item's events before a day, halved every half-life."""
@@ -204,11 +230,21 @@ class Activity:
 
 def load_activity(store: Store, prepared: Prepared) -> Activity:
     """Add up the activity of all buckets; memory grows with (item, day) pairs, not with users."""
-    paths = (activity_path(prepared.folder, bucket) for bucket in range(prepared.buckets))
     total = pl.DataFrame(pl.from_arrow(ACTIVITY.empty_table()))
-    for path in paths:
-        part = pl.DataFrame(pl.from_arrow(store.read_parquet(path)))
+    for bucket in range(prepared.buckets):
+        part = pl.DataFrame(pl.from_arrow(read_activity(store, prepared, bucket)))
         total = pl.concat([total, part]).group_by("row", "day").agg(pl.col("events").sum())
     total = total.sort("row", "day")
     rows, days, events = (total[name].to_numpy() for name in ("row", "day", "events"))
-    return Activity(rows, days, events, prepared.items)
+    return Activity(rows, days, events, prepared.items, _available(store, prepared))
+
+
+def _available(store: Store, prepared: Prepared) -> Array | None:
+    parts = [
+        read_catalogue(store, prepared, domain.name)["available_day"] for domain in prepared.domains
+    ]
+    column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.int32())
+    if column.null_count == len(column):
+        return None
+    days: Array = column.fill_null(NEVER).to_numpy()
+    return days

@@ -28,8 +28,9 @@ from crossrec.data.events import (
     check_users,
     index_items,
 )
+from crossrec.data.grouping import group_users
 from crossrec.data.hashing import Array, buckets_of
-from crossrec.data.histories import activity_path, catalogue_path, group_users, histories_path
+from crossrec.data.histories import activity_path, catalogue_path, histories_path
 from crossrec.data.inputs import Input, Segment, read_chunk
 from crossrec.data.items import build_catalogue, domain_ranges
 from crossrec.data.pieces import encode_piece, read_buckets
@@ -46,7 +47,10 @@ CAST_ROWS = 1_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """What the tasks share; inputs and origins are by table."""
+    """What the tasks share; inputs and origins are by table.
+
+    available_from: column of items with the day from which they can be had.
+    """
 
     store: Store
     folder: str
@@ -54,6 +58,7 @@ class Job:
     inputs: Mapping[str, Input]
     origins: Mapping[str, Origins]
     limits: TimeLimits
+    available_from: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def write_catalogue(
     if not parts:
         return index_items((), np.zeros(1, np.int64), _no_strings()), CatalogueCounts()
     table = pa.concat_tables(parts, promote_options="default")
-    catalogue, rejects = build_catalogue(table, text_columns, origins)
+    catalogue, rejects = build_catalogue(table, text_columns, origins, job.available_from)
     if len(rejects):
         job.store.write_parquet(f"{job.folder}/rejects/items.parquet", rejects)
     domains, starts = domain_ranges(catalogue)

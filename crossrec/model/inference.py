@@ -7,7 +7,7 @@
 Tensor suffixes: B users, D domains, E events, F features, I items, W model width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,14 @@ from torch.nn import functional
 from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Histories, PaddedHistories, pad
 from crossrec.data.userstate import domain_counts, event_ages, user_features
-from crossrec.model.overlap import PastEvents
-from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
+from crossrec.model.overlap import NeighbourTable, Overlap, PastEvents, find_overlap
+from crossrec.model.recommender import (
+    RECENT_DECAY,
+    RECENT_EVENTS,
+    HistoryBatch,
+    Recommender,
+    recent_mean,
+)
 
 LONG_EVENTS, LONG_DECAY = 200, 0.98
 """What a user is like in the long run: the newest 200 events, weighted 0.98 ** age in events."""
@@ -115,7 +121,7 @@ class UserState:
     profile_BW: untrained mean of the texts of recent events. domain_profile_BDW: the same of the
     events in each domain, over a longer time. queries_BDW: the learned query of every domain.
     features_BF: `data.userstate.user_features`. counts_BD: log(1 + events in the domain).
-    lasting: the events of all domains over a longer time.
+    lasting, recent: the events of all domains over a longer time, and the newest.
     """
 
     profile_BW: Tensor
@@ -124,6 +130,7 @@ class UserState:
     features_BF: Tensor
     counts_BD: Tensor
     lasting: PastEvents
+    recent: PastEvents
 
     def asked(self, domain: int) -> tuple[Tensor, Tensor]:
         """Return the features (B, F + 1) and one-hot domain (B, D) that a fusion asks for."""
@@ -145,6 +152,7 @@ def user_state(
     device = items.vectors_IW.device
     profile_BW, queries_BDW = user_queries(recommender, items, histories, bounds, day)
     lasting = _newest(histories, LONG_EVENTS, LONG_DECAY, device)
+    recent = _newest(histories, RECENT_EVENTS, RECENT_DECAY, device)
     users = len(histories.lengths)
     profiles = []
     for start, stop in bounds:
@@ -158,8 +166,24 @@ def user_state(
     features_BF = torch.from_numpy(user_features(histories, states, day)).to(device)
     counts_BD = torch.from_numpy(domain_counts(histories, bounds)).to(device)
     return UserState(
-        profile_BW, torch.stack(profiles, 1), queries_BDW, features_BF, counts_BD, lasting
+        profile_BW, torch.stack(profiles, 1), queries_BDW, features_BF, counts_BD, lasting, recent
     )
+
+
+def user_overlaps(users: UserState, tables: Mapping[str, NeighbourTable]) -> dict[str, Overlap]:
+    """Return how much each item of a domain overlaps with the users' events, by part of the score.
+
+    Args:
+        users: a batch.
+        tables: neighbours in the domain, by kind.
+    """
+    asked = {
+        "ever": (tables["ever"], users.lasting),
+        "recent": (tables["ever"], users.recent),
+        "lately": (tables["lately"], users.lasting),
+    }
+    size = len(users.features_BF)
+    return {part: find_overlap(table, past, size) for part, (table, past) in asked.items()}
 
 
 def _newest(histories: Histories, events: int, decay: float, device: torch.device) -> PastEvents:

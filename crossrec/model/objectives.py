@@ -51,7 +51,8 @@ class ItemTable:
 
     ids_I: row in the id embedding, -1 for none. counts_I: float32 events in training. bounds:
     (start, stop) of the catalogue rows of each domain. full_softmax_items: domains up to this size
-    use every item. negatives: uniform negatives a domain and step of larger ones.
+    use every item. negatives: uniform negatives a domain and step of larger ones. balance: from 0,
+    every domain weighs the same in the loss, to 1, every event does.
     """
 
     ids_I: Tensor
@@ -59,6 +60,18 @@ class ItemTable:
     bounds: tuple[tuple[int, int], ...]
     full_softmax_items: int
     negatives: int
+    balance: float = 1.0
+
+    def domain_weights(self) -> list[float]:
+        """Return the weight of a target in each domain; over all events they average to 1.
+
+        A domain's share of the loss grows with events ** balance, so that a rich one does not drown
+        a poor one (Arivazhagan et al. 2019, with temperature 1 / balance).
+        """
+        events_D = torch.stack([self.counts_I[start:stop].sum() for start, stop in self.bounds])
+        shares_D = torch.where(events_D > 0, events_D**self.balance, 0.0)
+        shares_D = shares_D / shares_D.sum().clamp(min=1e-9) * events_D.sum()
+        return (shares_D / events_D.clamp(min=1)).tolist()
 
 
 class NextEventLoss(nn.Module):
@@ -69,9 +82,10 @@ class NextEventLoss(nn.Module):
         self.recommender = recommender
         self.text_of = text_of
         self.items = items
+        self.domain_weights = items.domain_weights()
 
     def forward(self, batch: HistoryBatch, targets: Targets, generator: torch.Generator) -> Tensor:
-        """Return the loss summed over the targets.
+        """Return the loss summed over the targets, each with the weight of its domain.
 
         Logits are cosine / temperature + log(1 + events of the item): what is popular anyway need
         not be learned, and the night adds what is popular *then* (model.recommender). Every unique
@@ -116,7 +130,8 @@ class NextEventLoss(nn.Module):
             logits_NC[torch.arange(len(labels_N), device=labels_N.device), labels_N] += log_share_C[
                 labels_N
             ]
-            total = total + functional.cross_entropy(logits_NC, labels_N, reduction="sum")
+            summed = functional.cross_entropy(logits_NC, labels_N, reduction="sum")
+            total = total + summed * self.domain_weights[domain]
         return total
 
     def _vectors(self, rows_U: Tensor) -> Tensor:

@@ -106,6 +106,8 @@ class Recommender(nn.Module):
 
     def text_vectors(self, text_IT: Tensor) -> Tensor:
         """Return the untrained unit vectors (I, W) of items; zero where an item has no text."""
+        if "text" in self.settings.leave_out:
+            return text_IT.new_zeros(len(text_IT), self.settings.width)
         return functional.normalize(text_IT @ self.projection.T, dim=-1)
 
     def item_vectors(self, text_IT: Tensor, ids_I: Tensor, log_counts_I: Tensor) -> Tensor:
@@ -118,10 +120,11 @@ class Recommender(nn.Module):
                 trusted.
         """
         gate_I1 = torch.sigmoid(self.id_gate(log_counts_I.unsqueeze(-1)))
-        known_I1 = (ids_I >= 0).unsqueeze(-1)
+        known_I1 = (ids_I >= 0).unsqueeze(-1) & ("ids" not in self.settings.leave_out)
         if self.training and self.settings.id_dropout:
             known_I1 = known_I1 & (torch.rand_like(gate_I1) >= self.settings.id_dropout)
         has_text_I1 = (text_IT != 0).any(-1, keepdim=True)
+        has_text_I1 = has_text_I1 & ("text" not in self.settings.leave_out)
         base_IW = torch.where(has_text_I1, self.adaptor(text_IT), self.no_text)
         ids_IW = self.id_embedding(ids_I.clamp(min=0))
         return functional.normalize(base_IW + torch.where(known_I1, gate_I1 * ids_IW, 0.0), dim=-1)

@@ -6,7 +6,7 @@
 Tensor suffixes: B users, D domains, I items, W width, K list length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from crossrec.data.cooccurrence import KINDS
 from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories
 from crossrec.model.fusion import PARTS
-from crossrec.model.inference import ItemState, UserState, user_state
-from crossrec.model.overlap import Overlap, find_overlap
+from crossrec.model.inference import ItemState, UserState, user_overlaps, user_state
+from crossrec.model.overlap import Overlap
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score.catalogue import Items
@@ -97,7 +96,8 @@ class Scorer:
             users = user_state(self.recommender, self.state, part, self.events, self.bounds, day)
             for name in names:
                 seen = self._seen(part, self.domains[self.index[name]])
-                overlaps = self._overlaps(users, name)
+                tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
+                overlaps = user_overlaps(users, tables)
                 for system in (system for system, asked in wanted if asked == name):
                     products, weighted = self._terms(system, name, users, overlaps)
                     best = top_k(products, weighted, seen, k)
@@ -122,13 +122,8 @@ class Scorer:
         places_BN, scores_BN = top_k(among_new, [], new_N.new_zeros(0, 2), places)
         return give_places(best, (new_N[places_BN], scores_BN))
 
-    def _overlaps(self, users: UserState, name: str) -> list[Overlap]:
-        """Return the overlap of each kind, in the order of PARTS."""
-        size = len(users.features_BF)
-        return [find_overlap(self.neighbours[kind][name], users.lasting, size) for kind in KINDS]
-
     def _terms(
-        self, system: str, name: str, users: UserState, overlaps: Sequence[Overlap]
+        self, system: str, name: str, users: UserState, overlaps: Mapping[str, Overlap]
     ) -> tuple[list[tuple[Tensor, Tensor]], list[Overlap]]:
         """Return the products and overlaps that add up to a system's score in a domain."""
         index = self.index[name]
@@ -153,8 +148,7 @@ class Scorer:
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )
-        kinds = zip(KINDS, overlaps, strict=True)
-        return products, [overlap.weighted(weights_BP[kind]) for kind, overlap in kinds]
+        return products, [found.weighted(weights_BP[part]) for part, found in overlaps.items()]
 
     def _seen(self, histories: Histories, domain: DomainRange) -> Tensor:
         inside = (histories.rows >= domain.start) & (histories.rows < domain.stop)

@@ -52,14 +52,16 @@ EARLY_SHARE = 0.25
 class FusePlan:
     """Days and models: the selected one has seen nothing of `valid` and later, the refitted all.
 
-    valid, holdout, night: days on which those begin. selected, refitted: model folders.
+    valid, holdout, night: days on which those begin. horizon: days that are predicted at once.
+    selected, refitted: model folders; without the last, only what the hold-out judges is learned.
     """
 
     valid: int
     holdout: int
     night: int
+    horizon: int
     selected: str
-    refitted: str
+    refitted: str | None = None
 
 
 def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
@@ -68,7 +70,7 @@ def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
     Without it they lie a hold-out's length apart and end before the night; closer together where
     the data is short.
     """
-    horizon = plan.night - plan.holdout
+    horizon = plan.horizon
     earliest = first_day + int((plan.night - first_day) * EARLY_SHARE)
     apart = min(horizon, (plan.night - horizon - earliest) // MOMENTS)
     days = [plan.night - horizon - index * max(apart, 1) for index in range(MOMENTS + 1)]
@@ -81,7 +83,7 @@ def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
 def fuse(
     plan: FusePlan, store: Store, prepared: Prepared, train: TrainConfig, seed: int
 ) -> dict[str, Any]:
-    """Learn both fusions on an initialised Ray, write them, and say from how much they learned."""
+    """Learn the fusions on an initialised Ray, write them, and say from how much they learned."""
     settings = load_model(store, plan.selected).settings
     vectors = encode_catalogue(store, prepared, BackboneSource(store, settings, plan.selected))
     pairs = max(FEWEST_PAIRS, PAIRS_A_MOMENT // len(prepared.domains))
@@ -90,17 +92,24 @@ def fuse(
     rate = min(train.learning_rate * LEARNING_RATE_FACTOR, HIGHEST_LEARNING_RATE)
     # Before the first weights are drawn, so that a night can be repeated.
     torch.manual_seed(seed)
-    step0 = Fusion(len(prepared.domains))
+    step0 = Fusion(len(prepared.domains), settings.leave_out)
     early = [
         lists for moment, lists in found if moment.stop <= plan.holdout and not moment.with_sequence
     ]
     sequence = [lists for moment, lists in found if moment.with_sequence]
-    latest = [lists for moment, lists in found if not moment.with_sequence][:MOMENTS]
     base = _learn(step0, early, rate, seed)
     whole = copy.deepcopy(base)
     if sequence:
         fit_sequence(whole, join(sequence), rate, seed)
     save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
+    facts = {
+        "moments": len(early),
+        "lists": sum(map(len, early)),
+        "sequence_weight": round(whole.sequence.item(), 4),
+    }
+    if plan.refitted is None:
+        return facts
+    latest = [lists for moment, lists in found if not moment.with_sequence][:MOMENTS]
     night_base = _learn(step0, latest, rate, seed)
     night = copy.deepcopy(night_base)
     with torch.no_grad():
@@ -109,11 +118,7 @@ def fuse(
     save_fusions(
         store, plan.refitted, {"model": night, "without_sequence": night_base, "step0": step0}
     )
-    return {
-        "moments": len(latest),
-        "lists": sum(map(len, latest)),
-        "sequence_weight": round(whole.sequence.item(), 4),
-    }
+    return facts | {"moments": len(latest), "lists": sum(map(len, latest))}
 
 
 def _learn(step0: Fusion, lists: Sequence[Shortlists], rate: float, seed: int) -> Fusion:

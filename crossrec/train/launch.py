@@ -16,6 +16,7 @@ does both. Then `train.fuse` learns how much the sequence counts beside text, ne
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,54 +69,86 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
             )
         log.info("finetune: already done, %s", store.uri(finished["model"]))
         return finished
-    selected, model = f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
+    folders = Folders(
+        f"{run}/train", f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
+    )
     with stage("finetune") as facts:
-        source = BackboneSource(store, config.model)
-        vectors = encode_catalogue(store, prepared, source)
-        night, holdout, valid = time_cuts(config, prepared)
-        common = (store, prepared, vectors, source, config.model, config.train, config.seed)
-        notes = {
-            "run_id": config.run_id,
-            "prepared": prepared.digest,
-            "as_of_us": prepared.as_of_us,
-        }
-        epochs = config.train.epochs
-        phases = (
-            Phase("select", TrainJob(*common, valid, (valid, holdout), epochs), selected, notes),
-            Phase("refit", TrainJob(*common, night, None, epochs), model, notes),
-        )
-        chosen, refit = _train(phases, f"{run}/train", digest)
-        plan = FusePlan(valid, holdout, night, selected, model)
-        fusion = fuse(plan, store, prepared, config.train, config.seed)
+        summary = train_models(config, store, prepared, folders)
         facts |= {
-            "epochs": chosen.epoch,
-            "best_epoch": chosen.best_epoch,
-            "model": store.uri(model),
+            "epochs": len(summary["training"]["curve"]) - 1,
+            "best_epoch": summary["training"]["best_epoch"],
+            "model": store.uri(summary["model"]),
         }
-    summary = {
-        "digest": digest,
-        "model": model,
-        "selected": selected,
-        "days": {"valid": valid, "holdout": holdout, "night": night},
-        "training": {name: getattr(chosen, name) for name in ("best_epoch", "best_ndcg", "curve")},
-        "refit": refit.curve,
-        "fusion": fusion,
-        "seconds": facts["seconds"],
-    }
+    summary |= {"digest": digest, "seconds": facts["seconds"]}
     store.write_json(
-        f"{model}/metrics.json", {"training": summary["training"], "refit": summary["refit"]}
+        f"{summary['model']}/metrics.json", {name: summary[name] for name in ("training", "refit")}
     )
     store.write_json(f"{run}/finetune.json", summary)
     return summary
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where a training writes: checkpoints, the model that the hold-out judges, the published one.
+
+    Without a folder for the last there is no refit.
+    """
+
+    checkpoints: str
+    selected: str
+    refitted: str | None = None
+
+
+def train_models(
+    config: Config, store: Store, prepared: Prepared, folders: Folders
+) -> dict[str, Any]:
+    """Train on an initialised Ray, continuing where an earlier call ended; say what came of it.
+
+    Returns:
+        model, selected: folders. days: on which valid, holdout and night begin. training, refit:
+        epochs of both phases. fusion: what was learned of the parts' weights.
+
+    Raises:
+        CrossrecError: training failed.
+    """
+    known = prepared
+    if config.evaluate.protocol == "leave_one_out":
+        known = prepared.without_newest()
+    source = BackboneSource(store, config.model)
+    vectors = encode_catalogue(store, prepared, source)
+    night, holdout, valid = time_cuts(config, prepared)
+    common = (vectors, source, config.model, config.train, config.seed)
+    notes = {"run_id": config.run_id, "prepared": prepared.digest, "as_of_us": prepared.as_of_us}
+    epochs = config.train.epochs
+    select = TrainJob(store, known, *common, valid, (valid, holdout), epochs)
+    phases = [Phase("select", select, folders.selected, notes)]
+    if folders.refitted is not None:
+        refit = TrainJob(store, prepared, *common, night, None, epochs)
+        phases.append(Phase("refit", refit, folders.refitted, notes))
+    chosen, *rest = _train(phases, folders.checkpoints, _digest(config, prepared))
+    horizon = config.evaluate.holdout_days
+    plan = FusePlan(valid, holdout, night, horizon, folders.selected, folders.refitted)
+    fusion = fuse(plan, store, known, config.train, config.seed)
+    return {
+        "model": folders.refitted,
+        "selected": folders.selected,
+        "days": {"valid": valid, "holdout": holdout, "night": night},
+        "training": {name: getattr(chosen, name) for name in ("best_epoch", "best_ndcg", "curve")},
+        "refit": rest[0].curve if rest else [],
+        "fusion": fusion,
+    }
+
+
 def time_cuts(config: Config, prepared: Prepared) -> tuple[int, int, int]:
     """Return the days on which the night, the hold-out and the validation slice begin.
 
-    The night is the day after as_of: all accepted events are known.
+    The night is the day after as_of: all accepted events are known. Under leave-one-out the
+    hold-out is no stretch of time: all days are known.
     """
     night = prepared.as_of_us // US_PER_DAY + 1
-    holdout = night - config.evaluate.holdout_days
+    holdout = night
+    if config.evaluate.protocol == "time":
+        holdout = night - config.evaluate.holdout_days
     return night, holdout, holdout - config.train.valid_days
 
 
@@ -124,6 +157,7 @@ def _digest(config: Config, prepared: Prepared) -> str:
         "seed": config.seed,
         "prepared": prepared.digest,
         "holdout_days": config.evaluate.holdout_days,
+        "protocol": config.evaluate.protocol,
     }
     settings |= {
         "model": config.model.model_dump(mode="json"),

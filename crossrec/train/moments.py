@@ -22,8 +22,14 @@ from crossrec.data.replay import Activity, Histories, before, new_events, select
 from crossrec.encode import read_vectors
 from crossrec.model.checkpoint import Model, load_model
 from crossrec.model.fusion import PARTS, Shortlists, join
-from crossrec.model.inference import ItemState, UserState, item_state, user_state
-from crossrec.model.overlap import NeighbourTable, find_overlap
+from crossrec.model.inference import (
+    ItemState,
+    UserState,
+    item_state,
+    user_overlaps,
+    user_state,
+)
+from crossrec.model.overlap import NeighbourTable
 from crossrec.storage import Store
 
 SHORTLIST = 320
@@ -41,6 +47,7 @@ PROBES: tuple[Mapping[str, float], ...] = (
     {"ever": 0.15, "log_popularity_24d": 0.1},
     {"ever": 0.1, "text": 1.0, "log_popularity_6d": 0.1},
     {"ever": 0.1, "text": 1.0, "log_popularity_96d": 0.1},
+    {"recent": 0.15, "log_popularity_24d": 0.05},
     {"lately": 0.15, "text": 0.05},
     {"lately": 0.15, "log_popularity_6d": 0.1},
 )
@@ -54,7 +61,7 @@ POPULAR = ("log_popularity_1.5d", "log_popularity_6d", "log_popularity_24d", "lo
 of all."""
 
 SCORES_A_BLOCK = 2**21
-"""Users of a block times items of the domain; ten matrices of 8 MB are held."""
+"""Users of a block times items of the domain; a dozen matrices of 8 MB are held."""
 
 
 @dataclass(frozen=True)
@@ -170,10 +177,9 @@ def _parts(
         "text": state.profile_BW @ texts_CW.T,
         "text_domain": state.domain_profile_BDW[:, index] @ texts_CW.T,
     }
-    for kind in KINDS:
-        overlap = find_overlap(tables[kind], state.lasting, len(state.features_BF))
-        parts[kind] = torch.zeros_like(parts["text"])
-        parts[kind][overlap.users_N, overlap.items_N] = overlap.values_N
+    for part, overlap in user_overlaps(state, tables).items():
+        parts[part] = torch.zeros_like(parts["text"])
+        parts[part][overlap.users_N, overlap.items_N] = overlap.values_N
     if with_sequence:
         parts["sequence"] = state.queries_BDW[:, index] @ items.vectors_IW[rows].T
     return parts

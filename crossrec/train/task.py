@@ -26,7 +26,9 @@ from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
 WARM_UP_STEPS = 50
-"""Steps over which the learning rate rises from 0; then it falls along a cosine to a tenth."""
+WARM_UP_SHARE = 0.1
+"""Steps over which the learning rate rises from 0, at most this share of all; then it falls along a
+cosine to a tenth."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,8 @@ class Task:
     def set_learning_rate(self, step: int) -> None:
         """Set each group's rate for a step, from 0."""
         done = min(step / max(self.total_steps, 1), 1.0)
-        factor = min((step + 1) / WARM_UP_STEPS, 1.0) * (
-            0.1 + 0.45 * (1 + math.cos(math.pi * done))
-        )
+        warm_up = max(1.0, min(WARM_UP_STEPS, self.total_steps * WARM_UP_SHARE))
+        factor = min((step + 1) / warm_up, 1.0) * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
 
@@ -155,6 +156,7 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         job.bounds,
         job.train.full_softmax_items,
         job.train.negatives,
+        job.train.domain_balance,
     )
     loss = NextEventLoss(
         recommender, texts if texts is not None else vectors_IT.__getitem__, table

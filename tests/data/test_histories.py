@@ -3,7 +3,8 @@ import pyarrow as pa
 import pytest
 
 from crossrec.data.events import CHECKED, LISTED, NO_EVENT
-from crossrec.data.histories import Grouped, Prepared, group_users, open_prepared, read_histories
+from crossrec.data.grouping import Grouped, group_users
+from crossrec.data.histories import Prepared, open_prepared, read_histories
 from crossrec.data.pieces import encode_piece, read_buckets
 from crossrec.errors import InputError
 from crossrec.schema import ACTIVITY, HISTORIES, US_PER_DAY
@@ -139,7 +140,7 @@ def test_open_prepared_tells_of_an_unfinished_folder(tmp_path: object) -> None:
 def test_open_prepared_refuses_another_format(tmp_path: object) -> None:
     store = Store(str(tmp_path))
     store.write_json("prepared/x/summary.json", {"format": 0})
-    with pytest.raises(InputError, match="expected format 1, found format 0; run the stage"):
+    with pytest.raises(InputError, match="expected format 2, found format 0; run the stage"):
         open_prepared(store, "prepared/x")
 
 

@@ -3,7 +3,13 @@ import pyarrow as pa
 import pytest
 
 from crossrec.data.inputs import Footer, Input, InputFile
-from crossrec.data.items import build_catalogue, check_item_columns, domain_ranges, wanted_columns
+from crossrec.data.items import (
+    build_catalogue,
+    check_available_from,
+    check_item_columns,
+    domain_ranges,
+    wanted_columns,
+)
 from crossrec.data.rejects import Origins, count_reasons
 from crossrec.errors import InputError
 from crossrec.schema import CATALOGUE
@@ -40,8 +46,25 @@ def test_build_catalogue_sorts_by_the_bytes_of_domain_and_id() -> None:
 def test_build_catalogue_has_the_columns_of_the_schema() -> None:
     catalogue, _ = build_catalogue(items(item_id=["1"], domain=["a"]), (), ORIGINS)
     assert catalogue.cast(CATALOGUE).to_pylist() == [
-        {"domain": "a", "item_id": "1", "text": "", "category": None}
+        {"domain": "a", "item_id": "1", "text": "", "category": None, "available_day": None}
     ]
+
+
+def test_build_catalogue_knows_the_day_from_which_an_item_can_be_had() -> None:
+    moments = ["1970-01-03", "1970-01-02 23:59:59.000000Z", "soon", None]
+    table = items(item_id=["a", "b", "c", "d"], domain=["x"] * 4, from_day=moments)
+    catalogue, rejects = build_catalogue(table, (), ORIGINS, "from_day")
+    assert catalogue["available_day"].to_pylist() == [2, 1, None, None]
+    assert not len(rejects)
+
+
+def test_check_available_from_wants_the_column_that_the_config_names() -> None:
+    check_available_from(source(), [footer()], "available_from")
+    check_available_from(source(), [footer(from_day=pa.date32())], "from_day")
+    with pytest.raises(InputError, match=r"i\.parquet: expected a column from_day .*found no such column"):
+        check_available_from(source(), [footer()], "from_day")
+    with pytest.raises(InputError, match="found available_from of type double"):
+        check_available_from(source(), [footer(available_from=pa.float64())], "available_from")
 
 
 def test_build_catalogue_joins_texts_and_normalises_white_space() -> None:
@@ -79,7 +102,8 @@ def test_build_catalogue_rejects_items_without_a_key() -> None:
 
 
 def test_wanted_columns_names_each_once() -> None:
-    assert wanted_columns(("category", "title")) == ["item_id", "domain", "category", "title"]
+    names = ["item_id", "domain", "category", "title", "available_from"]
+    assert wanted_columns(("category", "title")) == names
 
 
 def test_check_item_columns_takes_the_default_columns_that_some_file_has() -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from crossrec.data.itemstate import (
     EventStates,
     states_on_day,
 )
-from crossrec.data.replay import Activity
+from crossrec.data.replay import NEVER, Activity
 from tests.small import activity_of, histories, random_users
 
 ITEMS = 6
@@ -121,3 +122,14 @@ def test_at_events_of_no_events_are_none() -> None:
     nothing = np.zeros(0, np.int32)
     states = EventStates.of(activity()).at_events(nothing, nothing)
     assert states.shape == (0, len(STATE_NAMES))
+
+
+def test_age_counts_from_the_day_the_catalogue_tells() -> None:
+    cells = activity((0, 20, 1), (1, 20, 1), (1, 25, 1))
+    told = np.array([NEVER, 10, 5, 40, NEVER, NEVER], np.int32)
+    known = replace(cells, available=told)
+    # Item 0 has its first event, 1 and 2 the catalogue's word, 3 comes later, 4 is unknown.
+    expected = np.log1p([30 - 20, 30 - 10, 30 - 5, 0, 0, 0])
+    assert column(states_on_day(known, 30), "log_age") == pytest.approx(expected)
+    at_events = EventStates.of(known).at_events(np.array([1, 0]), np.array([25, 20]))
+    assert column(at_events, "log_age") == pytest.approx(np.log1p([25 - 10, 0]))

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from crossrec.data.itemstate import STATE_NAMES
 from crossrec.model.fusion import (
+    NET_RIDGE,
     PARTS,
+    RIDGE,
     SCALE,
     Fusion,
     Shortlists,
@@ -16,6 +18,7 @@ from crossrec.model.fusion import (
     fit_sequence,
     join,
     loss,
+    penalty,
     scores,
 )
 from tests.small import shortlists
@@ -129,20 +132,33 @@ def equal_scores(is_next: list[list[bool]], domains: int = 2) -> Shortlists:
     )
 
 
-def test_loss_of_equal_scores_is_the_log_of_their_number() -> None:
+def test_loss_of_equal_scores_is_the_ndcg_of_the_middle_rank() -> None:
+    # Three equal scores: each stands at 1 + 2 * sigmoid(0) = 2. All three chosen: the best possible
+    # is 1 + 1 / log2(3) + 1 / log2(4).
     lists = equal_scores([[True, False, False], [True, True, True]])
-    assert loss(Fusion(2), lists).item() == pytest.approx(math.log(3))
+    single = 1 / math.log2(3)
+    every = 3 / math.log2(3) / (1 + 1 / math.log2(3) + 1 / math.log2(4))
+    assert loss(Fusion(2), lists).item() == pytest.approx(-(single + every) / 2)
 
 
-def test_loss_counts_each_list_once() -> None:
-    lists = equal_scores([[True, False], [True, True]])
+def test_loss_counts_ranks_by_how_far_scores_are_apart() -> None:
+    lists = equal_scores([[True, False]])
     parts = lists.parts_BSP.clone()
-    parts[0, 0, PARTS.index("text")] = parts[1, 0, PARTS.index("text")] = 0.2
-    better = -math.log(1 / (1 + math.exp(-0.2 * SCALE)))
-    worse = better + 0.2 * SCALE
-    expected = (better + (better + worse) / 2) / 2
+    parts[0, 0, PARTS.index("text")] = 0.1
+    rank = 1 + 1 / (1 + math.exp(0.1 * SCALE))
     found = loss(Fusion(2), replace(lists, parts_BSP=parts))
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+    assert found.item() == pytest.approx(-1 / math.log2(1 + rank), rel=1e-5)
+
+
+def test_penalty_is_0_at_step_0_and_grows_with_what_reads_the_state_of_items() -> None:
+    fusion = fresh_fusion()
+    start = penalty(fusion).item()
+    assert start == pytest.approx(0.0)
+    with torch.no_grad():
+        fusion.popularity[2] += 0.3
+        fusion.item_bias.weight[0, 0] = 0.2
+        fusion.weights += 1.0
+    assert penalty(fusion).item() == pytest.approx(RIDGE * 0.3**2 + NET_RIDGE * 0.2**2)
 
 
 def planted(part_by_domain: tuple[str, str], lists: int = 400) -> Shortlists:
@@ -172,7 +188,7 @@ def test_fit_learns_which_part_tells_what_is_next() -> None:
 def test_fit_learns_that_domains_differ() -> None:
     fusion, lists = fresh_fusion(), planted(("lately", "text_domain"))
     assert share_first(fusion, lists) < 0.3
-    fit(fusion, lists, 0.1, seed=17, epochs=40)
+    fit(fusion, lists, 0.1, seed=17, epochs=60)
     assert share_first(fusion, lists) > 0.8
 
 
@@ -181,6 +197,7 @@ def test_fit_leaves_the_sequence_alone() -> None:
     before = copy.deepcopy(fusion)
     fit(fusion, shortlists(17, lists=20, candidates=5), 0.01, seed=17)
     same = {"sequence", "sequence_gate.weight", "sequence_gate.bias"}
+    same |= {"known_parts", "known_states", "known_users"}
     assert changed(before, fusion) == set(before.state_dict()) - same
 
 
@@ -232,3 +249,30 @@ def test_join_lays_lists_one_below_the_other() -> None:
         zip(vars(joined).values(), vars(lists).values(), strict=True)
     )
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "reads_state"),
+    [
+        ("text", ("ever", "recent", "lately"), True),
+        ("ids", ("text", "text_domain"), True),
+        ("time", PARTS, False),
+    ],
+)
+def test_left_out_knowledge_does_not_reach_the_score(
+    kind: str, parts: tuple[str, ...], reads_state: bool
+) -> None:
+    lists = shortlists(17, lists=5, candidates=7)
+    torch.manual_seed(17)
+    fusion = Fusion(2, leave_out=(kind,))
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape))
+    before = scores(fusion, lists)
+    for index, part in enumerate(PARTS):
+        other = lists.parts_BSP.clone()
+        other[..., index] += 1
+        after = scores(fusion, replace(lists, parts_BSP=other))
+        assert torch.equal(after, before) == (part not in parts), part
+    other = scores(fusion, replace(lists, items_BSG=lists.items_BSG + 1))
+    assert torch.equal(other, before) != reads_state

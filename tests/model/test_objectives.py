@@ -256,3 +256,21 @@ def test_loss_falls_when_it_is_minimised() -> None:
         loss(BATCH, TARGETS, seeded()).backward()
         optimizer.step()
     assert loss(BATCH, TARGETS, seeded()).item() < first / 2
+
+
+def test_domain_weights_share_the_loss_by_events_to_a_power() -> None:
+    counts = torch.zeros(ITEMS)
+    counts[:3], counts[BOUNDS[1][0]] = 300.0, 100.0
+    by_root = ItemTable(torch.arange(ITEMS), counts, BOUNDS, 0, 1, balance=0.5).domain_weights()
+    # 900 and 100 events: shares of 30 : 10, of a loss of 1,000 targets in all.
+    assert by_root == pytest.approx([750 / 900, 250 / 100])
+    alike = ItemTable(torch.arange(ITEMS), counts, BOUNDS, 0, 1, balance=0.0).domain_weights()
+    assert alike == pytest.approx([500 / 900, 500 / 100])
+    assert ItemTable(torch.arange(ITEMS), counts, BOUNDS, 0, 1).domain_weights() == [1.0, 1.0]
+
+
+def test_a_domain_without_events_has_no_weight() -> None:
+    counts = torch.zeros(ITEMS)
+    counts[0] = 5.0
+    found = ItemTable(torch.arange(ITEMS), counts, BOUNDS, 0, 1, balance=0.5).domain_weights()
+    assert found == pytest.approx([1.0, 0.0])

@@ -192,3 +192,18 @@ def test_history_batch_moves_as_a_whole() -> None:
     assert {getattr(moved, field.name).device.type for field in dataclasses.fields(moved)} == {
         "meta"
     }
+
+
+def test_left_out_texts_and_ids_do_not_reach_the_vectors() -> None:
+    text, ids, counts = torch.randn(3, TEXT_WIDTH), torch.tensor([0, 1, -1]), torch.zeros(3)
+    for kind, other in (
+        ("text", (torch.randn(3, TEXT_WIDTH), ids, counts)),
+        ("ids", (text, torch.tensor([4, 5, 6]), counts)),
+    ):
+        settings = SETTINGS.model_copy(update={"leave_out": (kind,)})
+        made = Recommender(settings, TEXT_WIDTH, ITEMS, DOMAINS).eval()
+        torch.nn.init.normal_(made.id_embedding.weight)
+        torch.nn.init.normal_(made.projection)
+        assert torch.equal(made.item_vectors(text, ids, counts), made.item_vectors(*other))
+        is_seen = bool(made.text_vectors(text).any())
+        assert is_seen == (kind == "ids")

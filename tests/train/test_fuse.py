@@ -16,14 +16,15 @@ from crossrec.train.fuse import MOMENTS, SEQUENCE_MOMENTS, FusePlan, fuse, plan_
 from crossrec.train.moments import Moment
 from tests.small import shortlists
 
-LONG = FusePlan(valid=972, holdout=986, night=1_000, selected="selected", refitted="refitted")
+SELECTED, REFITTED = "selected", "refitted"
+LONG = FusePlan(972, 986, 1_000, horizon=14, selected=SELECTED, refitted=REFITTED)
 PREPARED = Prepared(
     "prepared/x", "x", (DomainRange("shop", 0, 1, 0), DomainRange("video", 1, 2, 0)), 1, 0, 0, 2, 0
 )
 
 
 def plan(valid: int, holdout: int, night: int) -> FusePlan:
-    return FusePlan(valid, holdout, night, "selected", "refitted")
+    return FusePlan(valid, holdout, night, night - holdout, SELECTED, REFITTED)
 
 
 def without_sequence(moments: Sequence[Moment]) -> list[Moment]:
@@ -75,7 +76,7 @@ def store(tmp_path: Path) -> Store:
     settings = ModelConfig(width=8, layers=1, heads=2)
     items = pa.table({"domain": ["shop"], "item_id": ["a"], "events": [1]})
     model = Model(settings, Recommender(settings, 8, 1, 2), items, ("shop", "video"))
-    for folder in (LONG.selected, LONG.refitted):
+    for folder in (SELECTED, REFITTED):
         save_model(made, folder, model, BackboneFolder(tmp_path / "none", 8, "digest"))
     return made
 
@@ -93,7 +94,7 @@ def fused(
     monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
     monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: lists)
     fuse(LONG, store, PREPARED, TrainConfig(learning_rate=rate), seed=17)
-    return {folder: load_fusions(store, folder) for folder in (LONG.selected, LONG.refitted)}
+    return {folder: load_fusions(store, folder) for folder in (SELECTED, REFITTED)}
 
 
 def differ(one: Fusion, other: Fusion) -> bool:
@@ -112,9 +113,9 @@ def test_fuse_lets_the_holdout_judge_what_has_not_seen_it(
     late = {moment: seed + 100 for moment, seed in SEEDS.items() if moment.stop > LONG.holdout}
     assert len(late) == 1
     other = fused(store, monkeypatch, SEEDS | late)
-    for variant, fusion in one[LONG.selected].items():
-        assert not differ(fusion, other[LONG.selected][variant])
-    assert differ(one[LONG.refitted]["model"], other[LONG.refitted]["model"])
+    for variant, fusion in one[SELECTED].items():
+        assert not differ(fusion, other[SELECTED][variant])
+    assert differ(one[REFITTED]["model"], other[REFITTED]["model"])
 
 
 def test_fuse_for_the_night_reads_the_newest_moments(
@@ -123,7 +124,7 @@ def test_fuse_for_the_night_reads_the_newest_moments(
     one = fused(store, monkeypatch, SEEDS)
     oldest = without_sequence(MOMENTS_OF_LONG)[-1]
     other = fused(store, monkeypatch, SEEDS | {oldest: 100})
-    for folder, is_changed in ((LONG.refitted, False), (LONG.selected, True)):
+    for folder, is_changed in ((REFITTED, False), (SELECTED, True)):
         variants = [found[folder]["without_sequence"] for found in (one, other)]
         assert differ(*variants) == is_changed
 

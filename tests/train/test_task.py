@@ -14,7 +14,15 @@ from crossrec.model.objectives import Targets
 from crossrec.model.recommender import HistoryBatch
 from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
 from crossrec.storage import Store
-from crossrec.train.task import WARM_UP_STEPS, LearningTexts, Task, TrainJob, build_task, idle_batch
+from crossrec.train.task import (
+    WARM_UP_SHARE,
+    WARM_UP_STEPS,
+    LearningTexts,
+    Task,
+    TrainJob,
+    build_task,
+    idle_batch,
+)
 
 TEXTS = {"shop": ["tea", "", "green tea"], "video": ["space", "deep space"]}
 DOMAINS = (DomainRange("shop", 0, 3, 5), DomainRange("video", 3, 5, 5))
@@ -171,6 +179,8 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth(tmp_path: Path, tiny_backbo
     assert max(rates(WARM_UP_STEPS)) == pytest.approx(1.0, abs=0.01)
     assert max(rates(500)) == pytest.approx((1 + 0.1) / 2)
     assert min(rates(1_000)) == max(rates(5_000)) == pytest.approx(0.1)
+    task.total_steps = 100
+    assert max(rates(0)) == pytest.approx(1 / (100 * WARM_UP_SHARE))
 
 
 def test_optimizer_groups_have_their_own_rates_and_decay_matrices_alone(
