@@ -5,6 +5,7 @@ import pytest
 
 from crossrec.data.prepare import prepare
 from crossrec.errors import ConfigError
+from crossrec.evaluate.baselines import BASELINES
 from crossrec.evaluate.pipeline import evaluate
 from crossrec.nightly import nightly
 from crossrec.schema import domain_folder
@@ -89,7 +90,7 @@ def test_night_judges_itself_beside_the_baselines(night: Night) -> None:
     systems = night.read_json("metrics.json")["systems"]
     popularity = {"popularity_all", "popularity_30d", "popularity_7d"}
     own = {"model", "without_sequence", "step0"}
-    assert set(systems) == own | {"untrained_backbone"} | popularity
+    assert set(systems) == own | {"untrained_backbone"} | popularity | set(BASELINES)
     assert all(system["all"]["pairs"] for system in systems.values())
 
 

@@ -1,27 +1,31 @@
-"""Stage 3, evaluate: judge the hold-out on lists that the scoring code wrote.
+"""Stage 3, evaluate: judge the hold-out on lists that the scoring code and the baselines wrote.
 
 runs/<run_id>/holdout/domain=<d>/*.parquet              the model's lists
-runs/<run_id>/baselines/<system>/domain=<d>/*.parquet   the baselines' lists
+runs/<run_id>/baselines/<system>/domain=<d>/*.parquet   the other systems' lists
 runs/<run_id>/metrics.json, report.html
 
 metrics = evaluate(config, store)
 """
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from crossrec.config import Config
-from crossrec.data.histories import Prepared, open_prepared, read_catalogue, read_histories
-from crossrec.data.replay import before, flatten, load_activity, new_events
-from crossrec.evaluate.metrics import judge
+from crossrec.data.histories import Prepared, open_prepared
+from crossrec.evaluate.baselines import BaselineJob, run_baselines
+from crossrec.evaluate.bootstrap import compare
+from crossrec.evaluate.exposure import measure_exposure
+from crossrec.evaluate.metrics import KS, find_ranks, judge_ranked, measure_pairs
 from crossrec.evaluate.report import render_report
 from crossrec.evaluate.sample import sample_users
-from crossrec.model.inference import domain_of_rows
+from crossrec.evaluate.truth import KnownItems, holdout_truth, load_known_items
 from crossrec.runlog import stage
-from crossrec.schema import DOMAIN, ITEM_ID, USER_ID, domain_folder
+from crossrec.schema import DOMAIN, SCORES, USER_ID, domain_folder
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import HOLDOUT, build_items
 from crossrec.score.pipeline import new_places, score_buckets
@@ -35,6 +39,10 @@ LIST_LENGTH = 50
 """Items a judged list holds."""
 
 K = 10
+"""The k of the report's verdict, of the comparisons, and of what lists show of the catalogue."""
+
+K_COLD = 50
+"""The k at which systems are compared on new items, of which few are among the first."""
 
 
 def evaluate(config: Config, store: Store) -> dict[str, Any]:
@@ -46,33 +54,23 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         finetuned = store.read_json(f"{run}/finetune.json")
         start, stop = finetuned["days"]["holdout"], finetuned["days"]["night"]
         buckets = range(_buckets_to_judge(prepared))
-        items = f"{run}/baselines/items"
-        if not store.exists(f"{items}/systems.json"):
-            build_items(store, prepared, finetuned["selected"], start, HOLDOUT, items)
-        job = ScoreJob(
-            store=store,
-            prepared=prepared,
-            model=finetuned["selected"],
-            items=items,
-            day=start,
-            outputs={
-                name: f"{run}/holdout" if name == "model" else f"{run}/baselines/{name}"
-                for name in HOLDOUT
-            },
-            domains=tuple(domain.name for domain in prepared.domains),
-            top_k=LIST_LENGTH,
-            done=f"{run}/baselines/done",
-            new_places=new_places(config, LIST_LENGTH),
-            active_until=stop,
+        job = _score_holdout(config, store, prepared, finetuned, buckets)
+        folder = f"{run}/baselines"
+        records = run_baselines(
+            BaselineJob(store, prepared, start, stop, buckets, LIST_LENGTH, config.seed, folder)
         )
-        score_buckets(job, buckets, config.score.num_actors)
-        truth = holdout_truth(store, prepared, buckets, start, stop)
-        judged = {name: judge(truth, _read_lists(job, name, buckets), K) for name in HOLDOUT}
+        files = _files_of(job, buckets) | {
+            name: [file["path"] for file in record["files"]] for name, record in records.items()
+        }
+        items = load_known_items(store, prepared, start)
+        truth = holdout_truth(store, prepared, items, buckets, start, stop)
         metrics = {
             "run_id": config.run_id,
             "k": K,
+            "ks": list(KS),
             "holdout": _describe(truth, start, stop),
-            "systems": judged,
+            **judge_systems(store, truth, files, items),
+            "baselines": {name: {"seconds": record["seconds"]} for name, record in records.items()},
             "training": finetuned["training"] | {"fusion": finetuned["fusion"]},
             "model": {
                 "id": finetuned["model"].rsplit("/", 1)[1],
@@ -83,7 +81,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         store.write_json(f"{run}/metrics.json", metrics)
         sample = sample_users(job, truth, buckets)
         store.write_bytes(f"{run}/report.html", render_report(metrics, sample).encode())
-        best = judged["model"]["all"] or {}
+        best = metrics["systems"]["model"]["all"] or {}
         facts |= {"pairs": metrics["holdout"]["pairs"], "ndcg@10": best.get("ndcg@10")}
         facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": facts["seconds"]}
@@ -94,53 +92,113 @@ def _buckets_to_judge(prepared: Prepared) -> int:
     return max(1, min(prepared.buckets, MAX_USERS * prepared.buckets // max(prepared.users, 1)))
 
 
-def holdout_truth(
-    store: Store, prepared: Prepared, buckets: range, start: int, stop: int
-) -> pa.Table:
-    """Return what known users did for the first time in days start..stop-1.
+def _score_holdout(
+    config: Config, store: Store, prepared: Prepared, finetuned: dict[str, Any], buckets: range
+) -> ScoreJob:
+    """Write the lists of the systems that the scoring code knows; return what was done."""
+    run = f"runs/{config.run_id}"
+    start, stop = finetuned["days"]["holdout"], finetuned["days"]["night"]
+    items = f"{run}/baselines/items"
+    if not store.exists(f"{items}/systems.json"):
+        build_items(store, prepared, finetuned["selected"], start, HOLDOUT, items)
+    job = ScoreJob(
+        store=store,
+        prepared=prepared,
+        model=finetuned["selected"],
+        items=items,
+        day=start,
+        outputs={
+            name: f"{run}/holdout" if name == "model" else f"{run}/baselines/{name}"
+            for name in HOLDOUT
+        },
+        domains=tuple(domain.name for domain in prepared.domains),
+        top_k=LIST_LENGTH,
+        done=f"{run}/baselines/done",
+        new_places=new_places(config, LIST_LENGTH),
+        active_until=stop,
+    )
+    score_buckets(job, buckets, config.score.num_actors)
+    return job
+
+
+def _files_of(job: ScoreJob, buckets: range) -> dict[str, list[str]]:
+    """Return the paths of each system's lists, as the buckets' records name them."""
+    records = [job.store.read_json(job.record_path(bucket)) for bucket in buckets]
+    paths = [file["path"] for record in records for file in record["files"]]
+    return {
+        name: [path for path in paths if path.startswith(f"{folder}/{DOMAIN}=")]
+        for name, folder in job.outputs.items()
+    }
+
+
+def judge_systems(
+    store: Store, truth: pa.Table, files: dict[str, list[str]], items: KnownItems
+) -> dict[str, Any]:
+    """Judge all systems alike, and compare the model with each of the others.
+
+    Args:
+        store: of the run.
+        truth: of the hold-out.
+        files: paths of each system's lists; "model" must be among them.
+        items: what was known of the catalogue when the lists were made.
 
     Returns:
-        user_id, domain, item_id, is_cold_item (no event of anybody before `start`),
-        is_cold_in_domain (the user had no event in the domain before `start`).
+        systems: by name what `judge_ranked` returns, and `lists` by domain what `measure_exposure`
+        returns. comparison: by name what `compare` returns for NDCG@K. comparison_cold_item: the
+        same of the untrained backbone for HR@K_COLD on new items.
     """
-    is_warm = load_activity(store, prepared).counts(-(2**31), start) > 0
-    names = [domain.name for domain in prepared.domains]
-    bounds = [(domain.start, domain.stop) for domain in prepared.domains]
-    item_ids = pa.concat_arrays(
-        [read_catalogue(store, prepared, name)[ITEM_ID].combine_chunks() for name in names]
+    systems: dict[str, Any] = {}
+    ndcg: dict[str, np.ndarray] = {}
+    cold_hr: dict[str, np.ndarray] = {}
+    users = cold_users = np.zeros(0, np.int64)
+    for name, paths in files.items():
+        lists = read_lists(store, paths, items.names)
+        ranked = find_ranks(truth, _with_domains(lists), max(KS))
+        systems[name] = judge_ranked(ranked) | {"lists": _measure_lists(lists, items)}
+        pairs = measure_pairs(ranked, [K])
+        ndcg[name], users = pairs[f"ndcg@{K}"].to_numpy(), _number_users(pairs)
+        if name in ("model", "untrained_backbone"):
+            pairs = measure_pairs(ranked.filter("is_cold_item"), [K_COLD])
+            cold_hr[name], cold_users = pairs[f"hr@{K_COLD}"].to_numpy(), _number_users(pairs)
+    return {
+        "systems": systems,
+        "comparison": compare(ndcg.pop("model"), ndcg, users),
+        "comparison_cold_item": compare(cold_hr.pop("model"), cold_hr, cold_users),
+    }
+
+
+def read_lists(store: Store, paths: Sequence[str], domains: Sequence[str]) -> dict[str, pa.Table]:
+    """Return the lists by domain, user_id and item_ids; the folder of a file names its domain."""
+    columns = [USER_ID, "item_ids"]
+    nothing = SCORES.empty_table().select(columns)
+    lists = {}
+    for domain in domains:
+        inside = [path for path in paths if path.split("/")[-2] == domain_folder(domain)]
+        tables = [store.read_parquet(path, columns) for path in inside]
+        lists[domain] = pa.concat_tables([nothing, *tables])
+    return lists
+
+
+def _with_domains(lists: dict[str, pa.Table]) -> pa.Table:
+    """Return the lists of all domains as one table with the column of their domain."""
+    return pa.concat_tables(
+        table.append_column(DOMAIN, pa.array([domain] * table.num_rows, pa.string()))
+        for domain, table in lists.items()
     )
-    parts = []
-    for bucket in buckets:
-        histories = flatten(read_histories(store, prepared, bucket))
-        users, rows = new_events(histories, start, stop)
-        domains = domain_of_rows(rows, bounds)
-        known = before(histories, start)
-        had = np.unique(known.owners * len(bounds) + domain_of_rows(known.rows, bounds))
-        parts.append(
-            pa.table(
-                {
-                    USER_ID: histories.user_ids.take(pa.array(users)),
-                    DOMAIN: pa.array(names).take(pa.array(domains)),
-                    ITEM_ID: item_ids.take(pa.array(rows)),
-                    "is_cold_item": ~is_warm[rows],
-                    "is_cold_in_domain": ~np.isin(users * len(bounds) + domains, had),
-                }
-            )
-        )
-    return pa.concat_tables(parts)
 
 
-def _read_lists(job: ScoreJob, system: str, buckets: range) -> pa.Table:
-    """Return a system's lists, as the records name them: user_id, domain, item_ids."""
-    tables = []
-    for bucket in buckets:
-        for file in job.store.read_json(job.record_path(bucket))["files"]:
-            for domain in job.domains:
-                if file["path"].startswith(f"{job.outputs[system]}/{domain_folder(domain)}/"):
-                    table = job.store.read_parquet(file["path"], [USER_ID, "item_ids"])
-                    names = pa.array([domain] * table.num_rows, pa.string())
-                    tables.append(table.append_column(DOMAIN, names))
-    return pa.concat_tables(tables)
+def _measure_lists(lists: dict[str, pa.Table], items: KnownItems) -> dict[str, Any]:
+    """Return what the lists show of each domain's catalogue."""
+    found = {}
+    for name, (start, stop) in zip(items.names, items.bounds, strict=True):
+        ids, events = items.item_ids[start:stop], items.events[start:stop]
+        found[name] = measure_exposure(lists[name], ids, events, K)
+    return found
+
+
+def _number_users(pairs: pl.DataFrame) -> np.ndarray:
+    """Return the user of each pair as a number; pairs of a user stand together."""
+    return pairs[USER_ID].rle_id().to_numpy().astype(np.int64)
 
 
 def _describe(truth: pa.Table, start: int, stop: int) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""Collaborative baselines on the hold-out: each domain alone, and all domains together.
+
+    runs/<run_id>/baselines/<system>/domain=<d>/bucket-*.parquet    lists, schema.SCORES
+    runs/<run_id>/baselines/<system>/record.json                    files and seconds, written last
+
+    records = run_baselines(job)      # {"item_knn": {"seconds": 1.9, "files": [...]}, ...}
+
+One Ray task a system. It learns from the sample of histories that every stage learns from, and
+serves the very users whom the hold-out judges, in blocks: memory grows with the items, not with the
+users. A rerun does the systems that have no record yet.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from crossrec.data.histories import Prepared, read_catalogue, read_histories
+from crossrec.data.replay import (
+    Histories,
+    before,
+    flatten,
+    new_events,
+    sample_histories,
+    select_users,
+)
+from crossrec.data.tasks import plain_errors
+from crossrec.evaluate.collaborative import Fit, fit_als, fit_item_knn, learn, serve
+from crossrec.runlog import log
+from crossrec.schema import ITEM_ID, bucket_name, domain_folder
+from crossrec.score.scorer import to_table
+from crossrec.storage import Store
+
+BASELINES: dict[str, tuple[Fit, bool]] = {
+    "item_knn": (fit_item_knn, False),
+    "als": (fit_als, False),
+    "item_knn_all_domains": (fit_item_knn, True),
+    "als_all_domains": (fit_als, True),
+}
+"""Systems: what learns, and whether from all domains together."""
+
+CPUS_A_TASK = 8
+"""At most: a task must fit on one node."""
+
+
+@dataclass(frozen=True)
+class BaselineJob:
+    """What every task does.
+
+    day: the first one that is judged; only earlier events are known. active_until: users are served
+    who do something new in days day..active_until-1. buckets: those whose users are judged.
+    folder: of all systems.
+    """
+
+    store: Store
+    prepared: Prepared
+    day: int
+    active_until: int
+    buckets: range
+    top_k: int
+    seed: int
+    folder: str
+
+    def record_path(self, system: str) -> str:
+        """Return where a system's record lies."""
+        return f"{self.folder}/{system}/record.json"
+
+
+def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
+    """Run the systems that have no record yet, on an initialised Ray; return all records."""
+    missing = [name for name in BASELINES if not job.store.exists(job.record_path(name))]
+    cpus = int(ray.cluster_resources()["CPU"])
+    threads = max(1, min(cpus // len(BASELINES), CPUS_A_TASK))
+    task = ray.remote(num_cpus=threads)(run_system)
+    running = {task.remote(job, name, threads): name for name in missing}
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        with plain_errors():
+            record = ray.get(done)
+        log.info("evaluate: baseline %s, seconds %s", running.pop(done), record["seconds"])
+    return {name: job.store.read_json(job.record_path(name)) for name in BASELINES}
+
+
+def run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:
+    """Learn, write the judged users' lists and the record last; return it."""
+    began = time.perf_counter()
+    torch.set_num_threads(threads)
+    files = []
+    for bucket, domain, lists in _make_lists(job, system, threads):
+        folder = f"{job.folder}/{system}/{domain_folder(domain)}"
+        path = f"{folder}/{bucket_name(bucket)}.parquet"
+        files.append(asdict(job.store.write_parquet(path, lists)))
+    record = {"system": system, "files": files, "seconds": round(time.perf_counter() - began, 2)}
+    job.store.write_json(job.record_path(system), record)
+    return record
+
+
+def _make_lists(job: BaselineJob, system: str, threads: int) -> Iterator[tuple[int, str, pa.Table]]:
+    """Yield bucket, domain and lists (schema.SCORES); one model at a time is in memory."""
+    fit, is_joint = BASELINES[system]
+    domains = job.prepared.domains
+    catalogues = {
+        domain.name: read_catalogue(job.store, job.prepared, domain.name) for domain in domains
+    }
+    item_ids = {name: table[ITEM_ID].combine_chunks() for name, table in catalogues.items()}
+    sample = before(sample_histories(job.store, job.prepared), job.day)
+    for group in [domains] if is_joint else [(domain,) for domain in domains]:
+        learned = learn(fit, sample, group, threads, job.seed)
+        for bucket in job.buckets:
+            known = _judged_users(job, bucket)
+            for domain, lists in serve(learned, known, job.top_k).items():
+                yield bucket, domain, to_table(known.user_ids, lists, item_ids[domain])
+
+
+def _judged_users(job: BaselineJob, bucket: int) -> Histories:
+    """Return what was known of the users who do something new in the judged days."""
+    histories = flatten(read_histories(job.store, job.prepared, bucket))
+    users, _ = new_events(histories, job.day, job.active_until)
+    is_active = np.zeros(len(histories.lengths), bool)
+    is_active[users] = True
+    return before(select_users(histories, is_active), job.day)
