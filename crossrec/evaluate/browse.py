@@ -39,6 +39,7 @@ def browse(sample: Sequence[Mapping[str, Any]]) -> Markup:
         tag("p", id="matches", role="status"),
         id="controls",
         hidden=True,
+        role="search",
         aria_label="Choose a user",
     )
     return Markup(controls + Markup("".join(_article(n, user) for n, user in enumerate(sample))))
@@ -86,13 +87,13 @@ def _article(place: int, user: Mapping[str, Any]) -> Markup:
 def _next(items: Sequence[Mapping[str, Any]], found: Mapping[tuple[str, str], int]) -> Markup:
     """Return what a user did after the cut, and where the lists had it."""
     if not items:
-        return tag("p", "Nothing new in the judged days.", class_="none")
+        return tag("p", "Nothing new that could be judged.", class_="none")
     rows = []
     for item in items:
         rank = found.get((item["domain"], item["item_id"]))
         where = tag("b", f"✓ rank {rank}", class_="next") if rank else "not shown"
         rows.append([item["domain"], _title(item), where])
-    return table("Next, in the judged days", ["domain", "title", "in the list"], [Rows(None, rows)])
+    return table("Next, after the cut", ["domain", "title", "in the list"], [Rows(None, rows)])
 
 
 def _history(events: Sequence[Mapping[str, Any]]) -> Markup:
@@ -109,7 +110,7 @@ def _list(domain: str, items: Sequence[Mapping[str, Any]]) -> Markup:
     """Return a user's list in one domain, marking what they did next."""
     if not items:
         return tag("p", tag("b", domain), ": the list is empty.", class_="none")
-    mark = tag("b", "✓ next", class_="next")
+    mark = tag("b", "✓ chosen next", class_="next")
     rows = [
         [rank, [_title(row), " ", mark if row["is_next"] else None], f"{row['score']:.3f}"]
         for rank, row in enumerate(items, start=1)

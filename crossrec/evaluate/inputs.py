@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
-from crossrec.evaluate.charts import grid, weeks
+from crossrec.evaluate.charts import grid
+from crossrec.evaluate.curves import weeks
 from crossrec.evaluate.markup import Markup, Rows, count, render, share, size, table, tag
 
 MOST_DOMAINS = 12

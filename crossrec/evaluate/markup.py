@@ -117,6 +117,46 @@ def measure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}".removeprefix("0")
 
 
+def signed(value: float) -> str:
+    """Return a difference with its sign and four digits.
+
+    >>> signed(0.0123), signed(-0.002), signed(0.00001)
+    ('+.0123', '−.0020', '.0000')
+    """
+    text = measure(abs(value))
+    if text == measure(0.0):
+        return text
+    return f"{'+' if value > 0 else '−'}{text}"
+
+
+def seconds(value: float | None) -> str:
+    """Return a time in the unit that a person would choose, or a dash for none.
+
+    >>> seconds(2.46), seconds(81.0), seconds(754.0), seconds(None)
+    ('2.5 s', '81 s', '12 min 34 s', '–')
+    """
+    if value is None:
+        return "–"
+    if value < 120:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return f"{count(value // 60)} min {value % 60:.0f} s"
+
+
+def folded(title: str, *content: object) -> Markup:
+    """Return content that opens on demand."""
+    return tag("details", tag("summary", title), content)
+
+
+def note(*text: object) -> Markup:
+    """Return a paragraph that explains what stands around it."""
+    return tag("p", text, class_="note")
+
+
+def none(*text: object) -> Markup:
+    """Return a paragraph that says that something is not there."""
+    return tag("p", text, class_="none")
+
+
 def size(number: float) -> str:
     """Return bytes in the unit that a person would choose.
 

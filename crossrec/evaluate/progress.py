@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from crossrec.evaluate.charts import grid, line
-from crossrec.evaluate.markup import Markup, Rows, count, render, table, tag
-from crossrec.evaluate.verdict import Metrics
+from crossrec.evaluate.charts import grid
+from crossrec.evaluate.curves import line
+from crossrec.evaluate.judged import Metrics
+from crossrec.evaluate.markup import Markup, Rows, count, none, render, table, tag
 
 
 def training_section(metrics: Metrics) -> Markup | None:
@@ -41,10 +42,24 @@ def training_section(metrics: Metrics) -> Markup | None:
     rows = [Rows(None, facts)] if facts else []
     return render(
         [
-            grid(charts) if charts else tag("p", "No learning curve was kept.", class_="none"),
+            _said(training),
+            grid(charts) if charts else none("No learning curve was kept."),
             table("The model", ["what", "value"], rows) if rows else None,
         ]
     )
+
+
+def _said(training: Mapping[str, Any]) -> Markup | None:
+    """Say it plainly where no epoch was better than none.
+
+    >>> _said({"best_epoch": 0, "curve": [{"epoch": 0}, {"epoch": 1}]})
+    '<p>Training did not help on the validation slice; the refit has 0 epochs.</p>'
+    """
+    if training.get("best_epoch") != 0:
+        return None
+    if all(not epoch.get("epoch") for epoch in training.get("curve") or []):
+        return tag("p", "No epoch was trained: the model is as it was before training.")
+    return tag("p", "Training did not help on the validation slice; the refit has 0 epochs.")
 
 
 def _chosen(training: Mapping[str, Any], name: str) -> int | None:

@@ -3,7 +3,7 @@
 (() => {
   const form = document.getElementById("controls");
   if (!form) return;
-  const [search, select, previous, next, matches] = ["search", "user", "previous", "next", "matches"]
+  const [search, select, previous, next, status] = ["search", "user", "previous", "next", "matches"]
     .map((id) => document.getElementById(id));
   const users = [...select.options].map((option) => {
     const article = document.getElementById(option.value);
@@ -11,9 +11,14 @@
   });
 
   function show() {
+    const shown = select.selectedIndex, found = select.options.length;
     for (const user of users) user.article.hidden = user.option.value !== select.value;
-    previous.disabled = select.selectedIndex <= 0;
-    next.disabled = select.selectedIndex >= select.options.length - 1;
+    // Not disabled: a button that goes dead under a finger on the keyboard loses the focus.
+    previous.setAttribute("aria-disabled", shown <= 0);
+    next.setAttribute("aria-disabled", shown >= found - 1);
+    const among = search.value.trim() ? `${found} of ${users.length} users match` : `${found} users`;
+    status.textContent = found ? `${among}; this is number ${shown + 1}.` : `${among}.`;
+    fit();
   }
 
   function find() {
@@ -23,12 +28,13 @@
     select.replaceChildren(...found.map((user) => user.option));
     if (found.some((user) => user.option.value === chosen)) select.value = chosen;
     else select.selectedIndex = found.length ? 0 : -1;
-    matches.textContent = wanted ? `${found.length} of ${users.length} users match` : `${users.length} users`;
     show();
   }
 
   function step(by) {
-    select.selectedIndex += by;
+    const wanted = select.selectedIndex + by;
+    if (wanted < 0 || wanted >= select.options.length) return;
+    select.selectedIndex = wanted;
     show();
   }
 
@@ -40,3 +46,14 @@
   form.hidden = false;
   find();
 })();
+
+// A table takes the keyboard's focus only where there is something to scroll to.
+function fit() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    const isWider = box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight;
+    box.tabIndex = isWider ? 0 : -1;
+  }
+}
+addEventListener("resize", fit);
+document.addEventListener("toggle", fit, true);
+fit();

@@ -16,30 +16,16 @@ from importlib import resources
 from typing import Any
 
 from crossrec.evaluate.browse import browse
-from crossrec.evaluate.charts import Bar, bars, grid
 from crossrec.evaluate.inputs import data_section, rejected
-from crossrec.evaluate.markup import Markup, Rows, count, measure, render, table, tag
+from crossrec.evaluate.judged import Metrics
+from crossrec.evaluate.markup import Markup, count, tag
 from crossrec.evaluate.progress import training_section
-from crossrec.evaluate.verdict import (
-    MODEL,
-    OWN,
-    Metrics,
-    figures_of,
-    headline,
-    judged_domains,
-    judged_systems,
-    name_of,
-    ndcg_of,
-    remarks,
-)
-
-SLICES = {
-    "cold_item": "New items",
-    "warm_item": "Known items",
-    "cold_in_domain": "Users new to the domain",
-}
-MOST_DOMAINS = 11
-"""Domains drawn beside the chart of all pairs; the table has every one."""
+from crossrec.evaluate.quality import quality_section
+from crossrec.evaluate.shown import shown_section
+from crossrec.evaluate.slices import slices_section
+from crossrec.evaluate.study import study_section
+from crossrec.evaluate.transfer import transfer_section
+from crossrec.evaluate.verdict import LEAVE_ONE_OUT, headline, remarks
 
 
 def render_report(metrics: Metrics, sample: Sequence[Mapping[str, Any]]) -> str:
@@ -51,7 +37,7 @@ def render_report(metrics: Metrics, sample: Sequence[Mapping[str, Any]]) -> str:
     """
     run, script = str(metrics.get("run_id", "")), _asset("report.js")
     written = [(name, title, write(metrics)) for name, title, write in SECTIONS]
-    written.append(("users", "Look at users", browse(sample)))
+    written.append(("users", "Users", browse(sample)))
     sections = [section for section in written if section[2] is not None]
     links = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in sections]
     main = [
@@ -97,10 +83,13 @@ def _head(run: str, script: str) -> Markup:
 def _header(metrics: Metrics, run: str) -> Markup:
     """Return the name of the run, the verdict, and the counts behind it."""
     data, holdout = metrics.get("data") or {}, metrics.get("holdout") or {}
+    said = remarks(metrics)
     about = [f"Run {run}"]
     if data.get("as_of"):
         about.append(f"data up to {_day(data['as_of'])}")
-    if holdout.get("start"):
+    if metrics.get("protocol") == LEAVE_ONE_OUT:
+        about.append("judged on the last event of every user (leave-one-out)")
+    elif holdout.get("start"):
         about.append(f"judged on what users did from {_day(holdout['start'])} on")
     counts = [
         (holdout.get("pairs"), f"lists judged{_of_users(holdout.get('users'))}"),
@@ -120,7 +109,7 @@ def _header(metrics: Metrics, run: str) -> Markup:
         tag("p", " · ".join(about), class_="about"),
         tag("h1", "Recommendations report"),
         tag("p", headline(metrics), class_="verdict"),
-        tag("p", " ".join(remarks(metrics))),
+        tag("ul", [tag("li", remark) for remark in said], class_="remarks") if said else None,
         tag("dl", cards, class_="cards") if cards else None,
     )
 
@@ -135,122 +124,23 @@ def _day(moment: object) -> str:
     return str(moment)[:10]
 
 
-def _quality(metrics: Metrics) -> Markup | None:
-    """Return the model beside the baselines: all pairs, then each domain."""
-    if not judged_systems(metrics):
-        return None
-    k, domains = metrics.get("k", 10), judged_domains(metrics)
-    if len(domains) < 2:
-        domains = []  # the only domain is all there is
-    largest = sorted(domains, key=lambda name: -_pairs(metrics, "domain", name))[:MOST_DOMAINS]
-    drawn = [("all", "")] + [("domain", name) for name in domains if name in largest]
-    limit = max(bar.value for place in drawn for bar in _bars(metrics, *place))
-    charts = [
-        bars(name or "All lists", _bars(metrics, part, name), limit, _lists(metrics, part, name))
-        for part, name in drawn
-    ]
-    explained = (
-        f"The bars are NDCG@{k}: 1 if all that a user chose next stands at the top of the list, 0 "
-        f"if none of it is among the first {k}. All items of a domain compete, and a list counts "
-        "the same however much its user did."
-    )
-    figures = [
-        tag("p", explained, class_="note"),
-        grid(charts),
-        _exact(metrics, "All lists, exact figures", [("all", "")]),
-    ]
-    if domains:
-        by_domain = _exact(metrics, "Exact figures by domain", [("domain", d) for d in domains])
-        figures.append(_folded("Exact figures by domain", by_domain))
-    return render(figures)
-
-
-def _slices(metrics: Metrics) -> Markup | None:
-    """Return the figures on new items, known items and users new to a domain."""
-    if not judged_systems(metrics):
-        return None
-    judged = {name: SLICES[name] for name in SLICES if _pairs(metrics, name)}
-    missing = [SLICES[name].lower() for name in SLICES if name not in judged]
-    parts: list[Markup] = []
-    if judged:
-        explained = (
-            f"NDCG@{metrics.get('k', 10)} again. New items had no event before the judged days; "
-            "users new to a domain had none in it. Each chart has its own scale."
-        )
-        charts = []
-        for name, title in judged.items():
-            rows = _bars(metrics, name)
-            limit = max(row.value for row in rows)
-            charts.append(bars(title, rows, limit, _lists(metrics, name)))
-        exact = _exact(metrics, "Exact figures by slice", [(name, "") for name in judged])
-        parts += [tag("p", explained, class_="note"), grid(charts)]
-        parts.append(_folded("Exact figures by slice", exact))
-    if missing:
-        parts.append(tag("p", f"Nothing to judge for {', '.join(missing)}.", class_="none"))
-    return render(parts)
-
-
 def _data(metrics: Metrics) -> Markup | None:
     """Return the data checks."""
     data = metrics.get("data")
-    return data_section(data, (metrics.get("holdout") or {}).get("start")) if data else None
+    if not data:
+        return None
+    is_by_time = metrics.get("protocol") != LEAVE_ONE_OUT
+    start = (metrics.get("holdout") or {}).get("start")
+    return data_section(data, start if is_by_time else None)
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
-    ("quality", "crossrec and the baselines", _quality),
-    ("slices", "New items, new users", _slices),
+    ("quality", "Beside the baselines", quality_section),
+    ("transfer", "What other domains add", transfer_section),
+    ("slices", "New items, new users", slices_section),
+    ("study", "The longer study", study_section),
     ("training", "Training", training_section),
+    ("shown", "What lists show", shown_section),
     ("data", "Data", _data),
 )
 """The parts of the page in order: anchor, title, and what writes it or returns None."""
-
-
-def _pairs(metrics: Metrics, part: str, domain: str = "") -> int:
-    """Return the number of judged lists in a part."""
-    found = [figures_of(metrics, system, part, domain) for system in judged_systems(metrics)]
-    return max((int(figures["pairs"]) for figures in found if figures), default=0)
-
-
-def _lists(metrics: Metrics, part: str, domain: str = "") -> str:
-    """Return how many lists were judged, in words."""
-    number = _pairs(metrics, part, domain)
-    return f"{count(number)} list{'' if number == 1 else 's'}"
-
-
-def _bars(metrics: Metrics, part: str, domain: str = "") -> list[Bar]:
-    """Return a bar for each system that has figures in a part."""
-    kinds = dict.fromkeys(OWN, "own") | {MODEL: "model"}
-    return [
-        Bar(name_of(system), value, kinds.get(system, "base"))
-        for system in judged_systems(metrics)
-        if (value := ndcg_of(metrics, system, part, domain)) is not None
-    ]
-
-
-def _exact(metrics: Metrics, caption: str, places: Sequence[tuple[str, str]]) -> Markup:
-    """Return every figure of the places (part, domain), a group of rows for each."""
-    k = metrics.get("k", 10)
-    columns = {f"ndcg@{k}": f"NDCG@{k}", f"hr@{k}": f"HR@{k}", f"recall@{k}": f"Recall@{k}"}
-    groups = []
-    for part, domain in places:
-        own = ndcg_of(metrics, MODEL, part, domain)
-        rows = []
-        for system in judged_systems(metrics):
-            figures = figures_of(metrics, system, part, domain)
-            if figures is None:
-                continue
-            peer = figures.get(f"ndcg@{k}")
-            ratio = f"{own / peer:.2f} times" if own is not None and peer else "–"
-            values = [measure(figures.get(name)) for name in columns]
-            name = tag("b", name_of(system)) if system == MODEL else name_of(system)
-            rows.append([name, *values, "" if system == MODEL else ratio])
-        title = domain or (SLICES.get(part, ""))
-        heading = f"{title}, {_lists(metrics, part, domain)}" if title else None
-        groups.append(Rows(heading, rows))
-    head = ["system", *(f">{name}" for name in columns.values()), ">crossrec has"]
-    return table(caption, head, groups)
-
-
-def _folded(title: str, content: Markup) -> Markup:
-    """Return content that opens on demand."""
-    return tag("details", tag("summary", title), content)

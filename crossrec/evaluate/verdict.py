@@ -1,6 +1,7 @@
 """What the figures say, in sentences: the head of the report.
 
-In: what metrics.json holds. Out: plain sentences, honest when a baseline is better.
+In: what metrics.json holds. Out: plain sentences, honest when a baseline is better and when a lead
+could be chance.
 
 >>> def system(ndcg):
 ...     return {"all": {"pairs": 900, "hr@10": 2 * ndcg, "recall@10": ndcg, "ndcg@10": ndcg}}
@@ -9,110 +10,51 @@ In: what metrics.json holds. Out: plain sentences, honest when a baseline is bet
 >>> print(headline(metrics))  # 0.0812 / 0.058 = 1.4
 On the last 14 days, crossrec's lists reach NDCG@10 .0812, 1.4 times the best baseline \
 (popularity, 7 days: .0580).
+>>> metrics["comparison"] = {"popularity_7d": {"difference": 0.0232, "low": 0.01, "high": 0.036}}
+>>> print(headline(metrics).replace(chr(160), " "))
+On the last 14 days, crossrec is better than every baseline: NDCG@10 .0812, 1.4 times the closest \
+(popularity, 7 days), which is behind by .0232 (95 % interval .0100 to .0360).
 """
 
-from collections.abc import Mapping
-from typing import Any
+from crossrec.evaluate.judged import (
+    MODEL,
+    STEP_0,
+    WITHOUT_SEQUENCE,
+    Interval,
+    Metrics,
+    baselines_of,
+    best_baseline,
+    depth_of,
+    figures_of,
+    interval_of,
+    judged_domains,
+    lead_over,
+    name_of,
+    ndcg_of,
+)
+from crossrec.evaluate.markup import count, measure, signed
 
-from crossrec.evaluate.markup import count, measure
-
-Metrics = Mapping[str, Any]
-"""What metrics.json holds."""
-
-MODEL = "model"
-WITHOUT_SEQUENCE = "without_sequence"
-STEP_0 = "step0"
-OWN = (MODEL, WITHOUT_SEQUENCE, STEP_0)
-"""The model and what is left of it without a part: not baselines, but shown beside it."""
-
-NAMES = {
-    MODEL: "crossrec",
-    WITHOUT_SEQUENCE: "without the sequence",
-    STEP_0: "before training",
-    "untrained_backbone": "untrained backbone",
-    "popularity_all": "popularity, all time",
-    "popularity_30d": "popularity, 30 days",
-    "popularity_7d": "popularity, 7 days",
-}
 FEW_PAIRS = 200
 """Fewer pairs than these get a caution (a choice: one list found or not then moves HR by 0.005)."""
 
-
-def name_of(system: str) -> str:
-    """Return what a person calls a system; a system without a name goes by its key.
-
-    >>> name_of("popularity_7d"), name_of("als")
-    ('popularity, 7 days', 'als')
-    """
-    return NAMES.get(system, system)
-
-
-def figures_of(
-    metrics: Metrics, system: str, part: str = "all", domain: str = ""
-) -> dict[str, Any] | None:
-    """Return a system's figures in a part ("all", a slice, "domain"), or None without pairs."""
-    found = ((metrics.get("systems") or {}).get(system) or {}).get(part)
-    if part == "domain":
-        found = (found or {}).get(domain)
-    return found if found and found.get("pairs") else None
-
-
-def ndcg_of(metrics: Metrics, system: str, part: str = "all", domain: str = "") -> float | None:
-    """Return a system's NDCG@k in a part, or None without pairs."""
-    figures = figures_of(metrics, system, part, domain)
-    return None if figures is None else figures.get(f"ndcg@{metrics.get('k', 10)}")
-
-
-def judged_systems(metrics: Metrics) -> list[str]:
-    """Return the judged systems: the model, itself without a part, then baselines best first."""
-
-    def rank(system: str) -> int:
-        return OWN.index(system) if system in OWN else len(OWN)
-
-    judged = {
-        system: value
-        for system in metrics.get("systems") or {}
-        if (value := ndcg_of(metrics, system)) is not None
-    }
-    return sorted(judged, key=lambda system: (rank(system), -judged[system], system))
-
-
-def judged_domains(metrics: Metrics) -> list[str]:
-    """Return the domains that have figures, in the order in which the systems name them."""
-    names: dict[str, None] = {}
-    for system in judged_systems(metrics):
-        names |= dict.fromkeys((metrics["systems"][system].get("domain") or {}).keys())
-    return list(names)
-
-
-def best_baseline(metrics: Metrics, part: str = "all", domain: str = "") -> str | None:
-    """Return the baseline with the highest NDCG; the model without a part counts as none."""
-    scored = {
-        system: value
-        for system in judged_systems(metrics)
-        if system not in OWN and (value := ndcg_of(metrics, system, part, domain)) is not None
-    }
-    return max(scored, key=lambda system: scored[system]) if scored else None
+LEAVE_ONE_OUT = "leave_one_out"
+"""The protocol that judges each user's last event, whenever that was."""
 
 
 def headline(metrics: Metrics) -> str:
     """Return the verdict in one sentence."""
-    days, measured = (metrics.get("holdout") or {}).get("days"), f"NDCG@{metrics.get('k', 10)}"
-    when = f"On the last {count(days)} day{'s' if days > 1 else ''}" if days else "On the hold-out"
+    when, measured = _when(metrics), f"NDCG@{depth_of(metrics)}"
     own, best = ndcg_of(metrics, MODEL), best_baseline(metrics)
     if own is None:
         return f"Nothing could be judged: {when[0].lower()}{when[1:]}, no list was put to the test."
     reached = f"{when}, crossrec's lists reach {measured} {measure(own)}"
     if best is None:
         return f"{reached}; no baseline was judged beside them."
-    peer = ndcg_of(metrics, best) or 0.0
+    peer, lead = ndcg_of(metrics, best) or 0.0, lead_over(metrics, best)
     if measure(own) == measure(peer):
         return f"{reached}, no more and no less than the best baseline ({name_of(best)})."
     if own < peer:
-        return (
-            f"{when}, a baseline is better than crossrec: {name_of(best)} reaches {measured} "
-            f"{measure(peer)}, crossrec {measure(own)} ({100 * (1 - own / peer):.0f}\u00a0% less)."
-        )
+        return _behind(when, measured, (own, peer), best, lead)
     if not peer:
         return f"{reached}, while every baseline scores 0."
     ratio = (
@@ -120,13 +62,98 @@ def headline(metrics: Metrics) -> str:
         if own >= 1.1 * peer
         else f"{100 * (own / peer - 1):.0f}\u00a0% above"
     )
-    return f"{reached}, {ratio} the best baseline ({name_of(best)}: {measure(peer)})."
+    above = f"{ratio} the best baseline ({name_of(best)}: {measure(peer)})"
+    if lead is None:
+        return f"{reached}, {above}."
+    if not lead.is_ahead:
+        return f"{reached}, {above}, but that could be chance: the lead is {written(lead)}."
+    doubtful = uncertain(metrics)
+    if doubtful:
+        names = _listed([name_of(system) for system in doubtful])
+        return f"{reached}, {above}, {written(lead)} ahead; over {names} the lead could be chance."
+    return (
+        f"{when}, crossrec is better than every baseline: {measured} {measure(own)}, {ratio} the "
+        f"closest ({name_of(best)}), which is behind by {written(lead)}."
+    )
+
+
+def written(lead: Interval) -> str:
+    r"""Return a difference and its interval in words.
+
+    >>> written(Interval(0.0295, 0.0217, 0.0372)), written(Interval(0.001, -0.002, 0.004))
+    ('.0295 (95\xa0% interval .0217 to .0372)', '.0010 (95\xa0% interval −.0020 to +.0040)')
+    """
+    write = signed if lead.low < 0 else measure
+    difference = signed(lead.difference) if lead.difference < 0 else measure(lead.difference)
+    return f"{difference} (95\u00a0% interval {write(lead.low)} to {write(lead.high)})"
+
+
+def compact(lead: Interval | None) -> str:
+    """Return a difference and its interval as a cell of a table whose head says what they are.
+
+    >>> compact(Interval(0.0295, 0.0217, 0.0372)), compact(None)
+    ('+.0295 (+.0217 to +.0372)', '–')
+    """
+    if lead is None:
+        return "–"
+    return f"{signed(lead.difference)} ({signed(lead.low)} to {signed(lead.high)})"
+
+
+def uncertain(metrics: Metrics) -> list[str]:
+    """Return the baselines whose interval does not lie above 0, best first."""
+    leads = {system: lead_over(metrics, system) for system in baselines_of(metrics)}
+    return [system for system, lead in leads.items() if lead is not None and not lead.is_ahead]
 
 
 def remarks(metrics: Metrics) -> list[str]:
     """Return what else a person should know before trusting the headline, a sentence each."""
-    found = [_by_domain(metrics), _by_training(metrics), _in_words(metrics), _caution(metrics)]
+    found = [
+        _by_domain(metrics),
+        _by_training(metrics),
+        _by_sequence(metrics),
+        _in_words(metrics),
+        _on_new_items(metrics),
+        _caution(metrics),
+    ]
     return [sentence for sentence in found if sentence]
+
+
+def _when(metrics: Metrics) -> str:
+    """Return what the lists were judged on, as a sentence begins."""
+    if metrics.get("protocol") == LEAVE_ONE_OUT:
+        return "On the last event of every user"
+    days = (metrics.get("holdout") or {}).get("days")
+    return f"On the last {count(days)} day{'s' if days > 1 else ''}" if days else "On the hold-out"
+
+
+def _behind(
+    when: str, measured: str, figures: tuple[float, float], best: str, lead: Interval | None
+) -> str:
+    """Say that a baseline is better than the model, figures (own, peer), and how sure that is."""
+    own, peer = figures
+    if lead is not None and not lead.is_behind:
+        return (
+            f"{when}, crossrec is not ahead of every baseline: {name_of(best)} reaches {measured} "
+            f"{measure(peer)}, crossrec {measure(own)}; the difference of {written(lead)} could be "
+            "chance."
+        )
+    less = f"{100 * (1 - own / peer):.0f}\u00a0% less"
+    sure = f"({less})" if lead is None else f"({less}); the difference is {written(lead)}"
+    return (
+        f"{when}, a baseline is better than crossrec: {name_of(best)} reaches {measured} "
+        f"{measure(peer)}, crossrec {measure(own)} {sure}."
+    )
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    """Return names as a list in a sentence.
+
+    >>> _listed(["a"]), _listed(["a", "b", "c"]), _listed(["a", "b", "c", "d"])
+    ('a', 'a; b and c', 'a; b; c and 1 more')
+    """
+    if len(names) > most:
+        return f"{'; '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join(filter(None, ["; ".join(names[:-1]), names[-1]]))
 
 
 def _by_domain(metrics: Metrics) -> str:
@@ -145,7 +172,8 @@ def _by_domain(metrics: Metrics) -> str:
     if compared < 2:
         return ""
     if not behind:
-        return f"crossrec is ahead of every baseline in all {compared} domains."
+        every = "both" if compared == 2 else f"all {compared}"
+        return f"crossrec is ahead of every baseline in {every} domains."
     if len(behind) == compared:
         return f"crossrec leads in none of the {compared} domains."
     listed = ", ".join(behind[:3]) + (f" and {len(behind) - 3} more" if len(behind) > 3 else "")
@@ -159,12 +187,22 @@ def _by_training(metrics: Metrics) -> str:
         return ""
     if own <= before:
         return f"Training did not help: before it, the same model had {measure(before)}."
-    return f"Training raised its NDCG from {measure(before)} to {measure(own)}."
+    return f"Training raised the NDCG from {measure(before)} to {measure(own)}."
+
+
+def _by_sequence(metrics: Metrics) -> str:
+    """Say if the model is no better than itself without its sequence."""
+    own, without = ndcg_of(metrics, MODEL), ndcg_of(metrics, WITHOUT_SEQUENCE)
+    if own is None or without is None or own >= without:
+        return ""
+    said = f"Its sequence part did not help: without it, the model has {measure(without)}"
+    lead = lead_over(metrics, WITHOUT_SEQUENCE)
+    return f"{said}, a difference that could be chance." if lead and lead.high > 0 else f"{said}."
 
 
 def _in_words(metrics: Metrics) -> str:
     """Say HR as a count that needs no definition."""
-    k, best = metrics.get("k", 10), best_baseline(metrics)
+    k, best = depth_of(metrics), best_baseline(metrics)
     figures = figures_of(metrics, MODEL)
     if figures is None or f"hr@{k}" not in figures:
         return ""
@@ -174,6 +212,24 @@ def _in_words(metrics: Metrics) -> str:
     )
     peer = figures_of(metrics, best) if best else None
     return said + (f" (best baseline: {100 * peer[f'hr@{k}']:.0f})." if peer else ".")
+
+
+def _on_new_items(metrics: Metrics) -> str:
+    """Say what the model does with items that nobody has touched, where text alone can help."""
+    compared = (metrics.get("comparison_cold_item") or {}).get("untrained_backbone")
+    lead = interval_of(compared)
+    if lead is None:
+        return ""
+    if lead.is_ahead or lead.is_behind:
+        side = "ahead of" if lead.is_ahead else "behind"
+        lead = lead if lead.is_ahead else Interval(-lead.difference, -lead.high, -lead.low)
+        return (
+            f"On new items crossrec is {side} the untrained backbone by {written(lead)} in HR@50."
+        )
+    return (
+        "On new items crossrec is neither surely ahead of the untrained backbone nor behind: the "
+        f"difference in HR@50 is {written(lead)}."
+    )
 
 
 def _caution(metrics: Metrics) -> str:
