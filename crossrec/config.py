@@ -155,6 +155,8 @@ class EvaluateConfig(Section):
     holdout_days: Annotated[int, Field(ge=1, le=3650)] = 14
     """Newest days of the input that are only judged, never chosen by; how far ahead the model
     learns to look."""
+    backbone_steps: Annotated[int, Field(ge=1)] = 100
+    """Steps for which the study trains a backbone that the night leaves frozen."""
     study: bool = False
     """Also train the model anew with other seeds, without parts of its knowledge, for each domain
     alone and with a backbone that learns, and report what each is worth; takes many times as

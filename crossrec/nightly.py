@@ -11,6 +11,7 @@ from crossrec.evaluate.pipeline import evaluate
 from crossrec.publish import publish
 from crossrec.score.pipeline import score
 from crossrec.storage import Store
+from crossrec.study.pipeline import study
 from crossrec.train.launch import finetune
 
 
@@ -21,6 +22,9 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     metrics = evaluate(config, store)
     scored = score(config, store)
     published = publish(config, store)
+    if config.evaluate.study:
+        # Last: nobody's lists wait for it.
+        metrics = study(config, store, metrics)
     stages = {
         "prepare": prepared,
         "finetune": finetuned,

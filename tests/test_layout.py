@@ -15,7 +15,7 @@ STORAGE = {"storage", "storage_errors", "disk", "s3"}
 """Where files are read and written: the first is what others use, the others are behind it."""
 
 GROUND_FLOOR = {"schema", "errors", "config", "configfile", "runlog"} | STORAGE
-EVERY_STAGE = {"data", "model", "encode", "train", "score", "evaluate", "publish"}
+EVERY_STAGE = {"data", "model", "encode", "train", "score", "evaluate", "study", "publish"}
 
 MAY_IMPORT = {
     **{module: set[str]() for module in GROUND_FLOOR},
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "train": {"data", "model", "encode"},
     "score": {"data", "model", "encode"},
     "evaluate": {"data", "model", "encode", "score"},
+    "study": {"data", "train", "score", "evaluate"},
     "retention": set[str](),
     "publish": {"retention"},
     "job": {"data"},

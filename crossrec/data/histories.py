@@ -49,17 +49,14 @@ class Prepared:
     def only(self, domain: DomainRange) -> "Prepared":
         """Return the input as if it had one domain alone: all users, its items, its events."""
         alone = replace(domain, start=0, stop=domain.stop - domain.start)
-        return replace(
-            self,
-            domains=(alone,),
-            events=domain.events,
-            items=alone.stop,
-            view=View(domain.start, domain.stop),
-        )
+        left_out = self.view.without_newest if self.view else 0
+        view = View(domain.start, domain.stop, left_out)
+        return replace(self, domains=(alone,), events=domain.events, items=alone.stop, view=view)
 
     def without_newest(self) -> "Prepared":
         """Return the input without each user's newest event, for leave-one-out."""
-        return replace(self, view=View(0, self.items, without_newest=1))
+        shown = self.view or View(0, self.items)
+        return replace(self, view=replace(shown, without_newest=1))
 
 
 def open_prepared(store: Store, folder: str) -> Prepared:

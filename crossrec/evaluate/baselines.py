@@ -53,14 +53,15 @@ class BaselineJob:
     """What every task does.
 
     day: the first one that is judged; only earlier events are known. active_until: users are served
-    who do something new in days day..active_until-1. buckets: those whose users are judged.
+    who do something new in days day..active_until-1, all where it is None. buckets: those whose
+    users are judged.
     folder: of all systems.
     """
 
     store: Store
     prepared: Prepared
     day: int
-    active_until: int
+    active_until: int | None
     buckets: range
     top_k: int
     seed: int
@@ -118,8 +119,10 @@ def _make_lists(job: BaselineJob, system: str, threads: int) -> Iterator[tuple[i
 
 
 def _judged_users(job: BaselineJob, bucket: int) -> Histories:
-    """Return what was known of the users who do something new in the judged days."""
+    """Return what was known of the users whom the hold-out may judge."""
     histories = flatten(read_histories(job.store, job.prepared, bucket))
+    if job.active_until is None:
+        return before(histories, job.day)
     users, _ = new_events(histories, job.day, job.active_until)
     is_active = np.zeros(len(histories.lengths), bool)
     is_active[users] = True

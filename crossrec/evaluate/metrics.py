@@ -146,7 +146,7 @@ def judge_ranked(ranked: pl.DataFrame, ks: Sequence[int] = KS) -> dict[str, Any]
         "warm_item": figures(~pl.col("is_cold_item")),
         "cold_in_domain": figures(pl.col("is_cold_in_domain")),
         "domain": nested({name: pl.col(DOMAIN) == name for name in domains}),
-        **{column: nested(_bands(column, starts)) for column, starts in BANDS.items()},
+        **{column: nested(bands(column, starts)) for column, starts in BANDS.items()},
         "item_popularity_decile": nested(deciles),
     }
 
@@ -195,7 +195,7 @@ def _check_once(pairs: pl.DataFrame, where: str) -> None:
         raise ValueError(explain(where, "an item once in a pair", found, "drop the doubles"))
 
 
-def _bands(column: str, starts: Sequence[int]) -> dict[str, pl.Expr]:
+def bands(column: str, starts: Sequence[int]) -> dict[str, pl.Expr]:
     """Return the bands of a count by name: starts 0, 1, 5 give "0", "1-4" and "5+"."""
     parts = {}
     for start, stop in itertools.pairwise(starts):

@@ -16,27 +16,20 @@ import polars as pl
 import pyarrow as pa
 
 from crossrec.config import Config
-from crossrec.data.histories import Prepared, open_prepared
+from crossrec.data.histories import open_prepared
 from crossrec.evaluate.baselines import BaselineJob, run_baselines
 from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.exposure import measure_exposure
+from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
 from crossrec.evaluate.metrics import KS, find_ranks, judge_ranked, measure_pairs
 from crossrec.evaluate.report import render_report
 from crossrec.evaluate.sample import sample_users
-from crossrec.evaluate.truth import KnownItems, holdout_truth, load_known_items
+from crossrec.evaluate.truth import KnownItems
 from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, SCORES, USER_ID, domain_folder
 from crossrec.score.bucket import ScoreJob
-from crossrec.score.catalogue import HOLDOUT, build_items
-from crossrec.score.pipeline import new_places, score_buckets
+from crossrec.score.catalogue import HOLDOUT
 from crossrec.storage import Store
-
-MAX_USERS = 200_000
-"""Users of the input among whom the hold-out is judged: more do not change the third digit of a
-mean."""
-
-LIST_LENGTH = 50
-"""Items a judged list holds."""
 
 K = 10
 """The k of the report's verdict, of the comparisons, and of what lists show of the catalogue."""
@@ -52,23 +45,20 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         summary = store.read_json(f"{run}/prepare.json")
         prepared = open_prepared(store, summary["prepared"])
         finetuned = store.read_json(f"{run}/finetune.json")
-        start, stop = finetuned["days"]["holdout"], finetuned["days"]["night"]
-        buckets = range(_buckets_to_judge(prepared))
-        job = _score_holdout(config, store, prepared, finetuned, buckets)
-        folder = f"{run}/baselines"
-        records = run_baselines(
-            BaselineJob(store, prepared, start, stop, buckets, LIST_LENGTH, config.seed, folder)
-        )
-        files = _files_of(job, buckets) | {
+        holdout = open_holdout(config, prepared, finetuned["days"])
+        job = score_holdout(config, store, holdout, run_lists(run, finetuned["selected"]))
+        records = run_baselines(_baseline_job(config, store, holdout, f"{run}/baselines"))
+        files = files_of(job, holdout.buckets) | {
             name: [file["path"] for file in record["files"]] for name, record in records.items()
         }
-        items = load_known_items(store, prepared, start)
-        truth = holdout_truth(store, prepared, items, buckets, start, stop)
+        items = holdout.known_items(store)
+        truth = holdout.truth(store, items)
         metrics = {
             "run_id": config.run_id,
             "k": K,
             "ks": list(KS),
-            "holdout": _describe(truth, start, stop),
+            "protocol": config.evaluate.protocol,
+            "holdout": _describe(truth, holdout),
             **judge_systems(store, truth, files, items),
             "baselines": {name: {"seconds": record["seconds"]} for name, record in records.items()},
             "training": finetuned["training"] | {"fusion": finetuned["fusion"]},
@@ -78,50 +68,42 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             },
             "data": summary,
         }
-        store.write_json(f"{run}/metrics.json", metrics)
-        sample = sample_users(job, truth, buckets)
-        store.write_bytes(f"{run}/report.html", render_report(metrics, sample).encode())
+        write_report(metrics, job, truth, holdout)
         best = metrics["systems"]["model"]["all"] or {}
         facts |= {"pairs": metrics["holdout"]["pairs"], "ndcg@10": best.get("ndcg@10")}
         facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": facts["seconds"]}
 
 
-def _buckets_to_judge(prepared: Prepared) -> int:
-    """Return how many buckets, each a random sample of users, hold about MAX_USERS."""
-    return max(1, min(prepared.buckets, MAX_USERS * prepared.buckets // max(prepared.users, 1)))
+def run_lists(run: str, selected: str) -> Lists:
+    """Return where a run's lists of its hold-out go."""
+    folder = f"{run}/baselines"
+    outputs = {name: f"{folder}/{name}" for name in HOLDOUT} | {"model": f"{run}/holdout"}
+    return Lists(selected, outputs, folder)
 
 
-def _score_holdout(
-    config: Config, store: Store, prepared: Prepared, finetuned: dict[str, Any], buckets: range
-) -> ScoreJob:
-    """Write the lists of the systems that the scoring code knows; return what was done."""
-    run = f"runs/{config.run_id}"
-    start, stop = finetuned["days"]["holdout"], finetuned["days"]["night"]
-    items = f"{run}/baselines/items"
-    if not store.exists(f"{items}/systems.json"):
-        build_items(store, prepared, finetuned["selected"], start, HOLDOUT, items)
-    job = ScoreJob(
-        store=store,
-        prepared=prepared,
-        model=finetuned["selected"],
-        items=items,
-        day=start,
-        outputs={
-            name: f"{run}/holdout" if name == "model" else f"{run}/baselines/{name}"
-            for name in HOLDOUT
-        },
-        domains=tuple(domain.name for domain in prepared.domains),
-        top_k=LIST_LENGTH,
-        done=f"{run}/baselines/done",
-        new_places=new_places(config, LIST_LENGTH),
-        active_until=stop,
+def write_report(metrics: dict[str, Any], job: ScoreJob, truth: pa.Table, holdout: Holdout) -> None:
+    """Write metrics.json and the page that shows them."""
+    run = f"runs/{metrics['run_id']}"
+    job.store.write_json(f"{run}/metrics.json", metrics)
+    sample = sample_users(job, truth, holdout.buckets)
+    job.store.write_bytes(f"{run}/report.html", render_report(metrics, sample).encode())
+
+
+def _baseline_job(config: Config, store: Store, holdout: Holdout, folder: str) -> BaselineJob:
+    return BaselineJob(
+        store,
+        holdout.known,
+        holdout.start,
+        holdout.active_until,
+        holdout.buckets,
+        LIST_LENGTH,
+        config.seed,
+        folder,
     )
-    score_buckets(job, buckets, config.score.num_actors)
-    return job
 
 
-def _files_of(job: ScoreJob, buckets: range) -> dict[str, list[str]]:
+def files_of(job: ScoreJob, buckets: range) -> dict[str, list[str]]:
     """Return the paths of each system's lists, as the buckets' records name them."""
     records = [job.store.read_json(job.record_path(bucket)) for bucket in buckets]
     paths = [file["path"] for record in records for file in record["files"]]
@@ -153,7 +135,7 @@ def judge_systems(
     users = cold_users = np.zeros(0, np.int64)
     for name, paths in files.items():
         lists = read_lists(store, paths, items.names)
-        ranked = find_ranks(truth, _with_domains(lists), max(KS))
+        ranked = find_ranks(truth, with_domains(lists), max(KS))
         systems[name] = judge_ranked(ranked) | {"lists": _measure_lists(lists, items)}
         pairs = measure_pairs(ranked, [K])
         ndcg[name], users = pairs[f"ndcg@{K}"].to_numpy(), _number_users(pairs)
@@ -179,7 +161,7 @@ def read_lists(store: Store, paths: Sequence[str], domains: Sequence[str]) -> di
     return lists
 
 
-def _with_domains(lists: dict[str, pa.Table]) -> pa.Table:
+def with_domains(lists: dict[str, pa.Table]) -> pa.Table:
     """Return the lists of all domains as one table with the column of their domain."""
     return pa.concat_tables(
         table.append_column(DOMAIN, pa.array([domain] * table.num_rows, pa.string()))
@@ -201,14 +183,16 @@ def _number_users(pairs: pl.DataFrame) -> np.ndarray:
     return pairs[USER_ID].rle_id().to_numpy().astype(np.int64)
 
 
-def _describe(truth: pa.Table, start: int, stop: int) -> dict[str, Any]:
-    first, end = (dt.date(1970, 1, 1) + dt.timedelta(days=int(day)) for day in (start, stop))
+def _describe(truth: pa.Table, holdout: Holdout) -> dict[str, Any]:
+    first, end = (
+        dt.date(1970, 1, 1) + dt.timedelta(days=int(day)) for day in (holdout.start, holdout.stop)
+    )
     users = truth.select([USER_ID]).group_by(USER_ID).aggregate([])
     pairs = truth.select([USER_ID, DOMAIN]).group_by([USER_ID, DOMAIN]).aggregate([])
     return {
         "start": first.isoformat(),
         "stop": end.isoformat(),
-        "days": stop - start,
+        "days": holdout.stop - holdout.start,
         "users": users.num_rows,
         "pairs": pairs.num_rows,
     }

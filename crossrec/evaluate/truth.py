@@ -75,6 +75,37 @@ def holdout_truth(
     return pa.concat_tables(parts)
 
 
+def newest_truth(
+    store: Store, whole: Prepared, known: Prepared, items: KnownItems, buckets: range
+) -> pa.Table:
+    """Return each user's newest event, for leave-one-out.
+
+    Users without another event are not judged, nor those who had the same item before: what was
+    seen is left out of lists.
+
+    Args:
+        store: of the run.
+        whole: the input.
+        known: the same without each user's newest event.
+        items: as `known` has them.
+        buckets: those whose users are judged.
+
+    Returns:
+        As `truth_of`.
+    """
+    parts = []
+    for bucket in buckets:
+        histories = flatten(read_histories(store, whole, bucket))
+        before_it = flatten(read_histories(store, known, bucket))
+        users = np.flatnonzero(before_it.lengths > 0)
+        rows = histories.rows[histories.offsets[1:][users] - 1]
+        size = sum(stop - start for start, stop in items.bounds)
+        had = before_it.owners * size + before_it.rows
+        is_new = ~np.isin(users * size + rows, had)
+        parts.append(truth_of(before_it, users[is_new], rows[is_new], items))
+    return pa.concat_tables(parts)
+
+
 def truth_of(known: Histories, users: Array, rows: Array, items: KnownItems) -> pa.Table:
     """Return relevant items as the truth that `crossrec.evaluate.metrics` judges by.
 

@@ -61,7 +61,9 @@ def test_build_catalogue_knows_the_day_from_which_an_item_can_be_had() -> None:
 def test_check_available_from_wants_the_column_that_the_config_names() -> None:
     check_available_from(source(), [footer()], "available_from")
     check_available_from(source(), [footer(from_day=pa.date32())], "from_day")
-    with pytest.raises(InputError, match=r"i\.parquet: expected a column from_day .*found no such column"):
+    with pytest.raises(
+        InputError, match=r"i\.parquet: expected a column from_day .*found no such column"
+    ):
         check_available_from(source(), [footer()], "from_day")
     with pytest.raises(InputError, match="found available_from of type double"):
         check_available_from(source(), [footer(available_from=pa.float64())], "available_from")

@@ -2,8 +2,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from crossrec.config import Config
 from crossrec.data.histories import Prepared
-from crossrec.evaluate.truth import holdout_truth, load_known_items, popularity_deciles
+from crossrec.evaluate.holdout import open_holdout
+from crossrec.evaluate.truth import (
+    holdout_truth,
+    load_known_items,
+    newest_truth,
+    popularity_deciles,
+)
 from crossrec.storage import Store
 from tests.evaluate.holdout import write_prepared
 
@@ -89,3 +96,41 @@ def test_popularity_deciles_are_equal_groups_of_the_known_items_of_a_domain() ->
 
 def test_popularity_deciles_divide_equal_counts_by_the_order_of_the_catalogue() -> None:
     assert popularity_deciles(np.full(10, 7), [(0, 10)]).tolist() == list(range(1, 11))
+
+
+def test_newest_truth_is_each_users_newest_event_if_it_is_new_to_them(
+    store: Store, prepared: Prepared
+) -> None:
+    known = prepared.without_newest()
+    items = load_known_items(store, known, 100)
+    found = newest_truth(store, prepared, known, items, range(2)).to_pylist()
+    # Anna's newest, s0, repeats the one before it; Dora has no other event.
+    assert [tuple(row.values())[:7] for row in found] == [
+        ("ben", "shop", "s1", True, False, 1, 2),
+        ("carl", "shop", "s0", False, True, 0, 1),
+    ]
+
+
+def test_leave_one_out_knows_all_days_but_no_newest_event(store: Store, prepared: Prepared) -> None:
+    config = Config.model_validate(
+        {"storage": {"root": "/x"}, "evaluate": {"protocol": "leave_one_out"}}
+    )
+    holdout = open_holdout(config, prepared, {"holdout": 20, "night": 20})
+    assert holdout.active_until is None
+    items = holdout.known_items(store)
+    # f0 twice of Anna, f1 of Anna, Ben and Carl, f2 of Anna, s0 of Anna and Ben; not Dora's f0.
+    assert items.events.tolist() == [2, 3, 1, 2, 0]
+    assert holdout.truth(store, items)["user_id"].to_pylist() == ["ben", "carl"]
+
+
+def test_holdout_of_a_domain_alone_has_its_rows_and_judges_the_same(
+    store: Store, prepared: Prepared
+) -> None:
+    config = Config.model_validate({"storage": {"root": "/x"}})
+    whole = open_holdout(config, prepared, {"holdout": START, "night": STOP})
+    assert whole.active_until == STOP
+    alone = whole.only(prepared.domains[1])
+    found = alone.truth(store, alone.known_items(store))
+    # Anna had nothing of the shop, so to a model of the shop alone she is no known user.
+    assert found["item_id"].to_pylist() == []
+    assert whole.truth(store, whole.known_items(store)).num_rows == 3

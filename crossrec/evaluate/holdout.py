@@ -1,0 +1,109 @@
+"""The hold-out of a run: what is judged, and the lists that the scoring code makes for it.
+
+By time, the newest days are judged and all before them is known. Under leave-one-out each user's
+newest event is judged and all else is known; the day that is predicted is then the night.
+
+    holdout = open_holdout(config, prepared, days)
+    job = holdout.score_job(config, store, model_folder, items_folder, outputs, done)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from crossrec.config import Config
+from crossrec.data.histories import DomainRange, Prepared
+from crossrec.evaluate.truth import KnownItems, holdout_truth, load_known_items, newest_truth
+from crossrec.score.bucket import ScoreJob
+from crossrec.score.catalogue import build_items
+from crossrec.score.pipeline import new_places, score_buckets
+from crossrec.storage import Store
+
+MAX_USERS = 200_000
+"""Users of the input among whom the hold-out is judged: more do not change the third digit of a
+mean."""
+
+LIST_LENGTH = 50
+"""Items a judged list holds."""
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """What is judged.
+
+    whole: the input. known: what may be used, the same or a view of it. start, stop: days that are
+    judged are start..stop-1; under leave-one-out there are none. buckets: those whose users are
+    judged.
+    """
+
+    whole: Prepared
+    known: Prepared
+    start: int
+    stop: int
+    buckets: range
+
+    @property
+    def active_until(self) -> int | None:
+        """The day up to which a user must do something new to be judged; None judges all."""
+        return self.stop if self.stop > self.start else None
+
+    def only(self, domain: DomainRange) -> "Holdout":
+        """Return the hold-out as a model sees it that knows one domain alone."""
+        return replace(self, whole=self.whole.only(domain), known=self.known.only(domain))
+
+    def known_items(self, store: Store) -> KnownItems:
+        """Return what was known of the catalogue."""
+        return load_known_items(store, self.known, self.start)
+
+    def truth(self, store: Store, items: KnownItems) -> pa.Table:
+        """Return what users did, as `truth.truth_of`."""
+        if self.active_until is None:
+            return newest_truth(store, self.whole, self.known, items, self.buckets)
+        return holdout_truth(store, self.whole, items, self.buckets, self.start, self.stop)
+
+
+def open_holdout(config: Config, prepared: Prepared, days: Mapping[str, int]) -> Holdout:
+    """Return the hold-out of a run; `days` as finetune cut them."""
+    share = MAX_USERS * prepared.buckets // max(prepared.users, 1)
+    buckets = range(max(1, min(prepared.buckets, share)))
+    known = prepared
+    if config.evaluate.protocol == "leave_one_out":
+        known = prepared.without_newest()
+    return Holdout(prepared, known, days["holdout"], days["night"], buckets)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Where the lists of a model go.
+
+    model: folder. outputs: folders by system. work: folder of the item side and of the records of
+    buckets.
+    """
+
+    model: str
+    outputs: Mapping[str, str]
+    work: str
+
+
+def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) -> ScoreJob:
+    """Write what systems that the scoring code knows would show; return what was done."""
+    items = f"{lists.work}/items"
+    if not store.exists(f"{items}/systems.json"):
+        systems = tuple(lists.outputs)
+        build_items(store, holdout.known, lists.model, holdout.start, systems, items)
+    job = ScoreJob(
+        store=store,
+        prepared=holdout.known,
+        model=lists.model,
+        items=items,
+        day=holdout.start,
+        outputs=dict(lists.outputs),
+        domains=tuple(domain.name for domain in holdout.known.domains),
+        top_k=LIST_LENGTH,
+        done=f"{lists.work}/done",
+        new_places=new_places(config, LIST_LENGTH),
+        active_until=holdout.active_until,
+    )
+    score_buckets(job, holdout.buckets, config.score.num_actors)
+    return job

@@ -1,0 +1,1 @@
+"""What each part of the model is worth: the same training again, with one thing changed."""

@@ -1,0 +1,53 @@
+import pytest
+
+from crossrec.config import Config
+from crossrec.data.histories import DomainRange
+from crossrec.study.variants import plan_variants
+
+SHOP, ODD = DomainRange("shop", 0, 5, 9), DomainRange("a/b ..", 5, 7, 3)
+
+
+def config(**model: object) -> Config:
+    return Config.model_validate({"seed": 5, "storage": {"root": "/x"}, "model": model})
+
+
+def test_variants_differ_from_the_run_in_one_thing_each() -> None:
+    whole = config()
+    found = {variant.name: variant for variant in plan_variants(whole, [SHOP, ODD])}
+    assert list(found) == [
+        "shop alone",
+        "a/b .. alone",
+        "without text",
+        "without ids",
+        "without time",
+        "seed 6",
+        "seed 7",
+        "fine-tuned backbone",
+    ]
+    assert found["shop alone"].domain == SHOP
+    assert found["shop alone"].config == whole
+    assert found["without ids"].config.model.leave_out == ("ids",)
+    assert found["without ids"].config.train == whole.train
+    assert found["seed 7"].config == whole.model_copy(update={"seed": 7})
+    assert found["fine-tuned backbone"].config.model.trainable == "top"
+
+
+def test_variants_have_plain_folders_of_their_own() -> None:
+    folders = [variant.folder for variant in plan_variants(config(), [SHOP, ODD])]
+    assert len(set(folders)) == len(folders)
+    assert all(folder.replace("-", "").isalnum() for folder in folders)
+
+
+def test_a_single_domain_has_no_twin() -> None:
+    assert all(variant.domain is None for variant in plan_variants(config(), [SHOP]))
+
+
+@pytest.mark.parametrize("trainable", ["top", "all"])
+def test_a_backbone_that_learns_is_compared_with_a_frozen_one(trainable: str) -> None:
+    (backbone,) = [
+        variant
+        for variant in plan_variants(config(trainable=trainable), [SHOP])
+        if variant.kind == "backbone"
+    ]
+    assert backbone.name == "frozen backbone, trained head"
+    assert backbone.config.model.trainable == "head"
