@@ -155,9 +155,9 @@ def test_penalty_is_0_at_step_0_and_grows_with_what_reads_the_state_of_items() -
     start = penalty(fusion).item()
     assert start == pytest.approx(0.0)
     with torch.no_grad():
-        fusion.popularity[2] += 0.3
+        fusion.popularity[2].add_(0.3)
         fusion.item_bias.weight[0, 0] = 0.2
-        fusion.weights += 1.0
+        fusion.weights.add_(1.0)
     assert penalty(fusion).item() == pytest.approx(RIDGE * 0.3**2 + NET_RIDGE * 0.2**2)
 
 
