@@ -37,6 +37,9 @@ class DataConfig(Section):
     demo_users: Annotated[int, Field(ge=50, le=1_000_000)] | None = None
     """Where `events` and `items` are not given: make the embedded demo data of this many users and
     use it."""
+    demo: Literal["mixed", "collaboration", "trend"] = "mixed"
+    """What decides the next event of the demo data: a little of everything, hidden groups of items,
+    or text and this week's fashion."""
     text_columns: tuple[str, ...] | None = None
     """Columns of items that make up its text, in this order; default: those of title, category,
     brand, description that the table has."""

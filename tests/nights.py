@@ -25,6 +25,9 @@ USERS = 500
 DEMO = DemoSettings(items={"shop": 240, "video": 180, "social": 120}, scene_share=0.95)
 """Strong hidden scenes, which only training can find: no text tells them."""
 
+QUIET_DOMAIN, QUIET_ITEMS = "..", 12
+"""A domain of which nobody has had anything yet."""
+
 BUCKETS = 32
 EPOCHS = 6
 TOP_K = 20
@@ -109,10 +112,16 @@ def published_night(backbone: str) -> Night:
     store = Store(str(Path(backbone).with_name("published-night")))
     demo = make_demo(USERS, 17, DEMO)
     store.write_parquet("input/events.parquet", demo.events)
-    store.write_parquet("input/items.parquet", demo.items)
+    quiet = {
+        "item_id": [f"q{number}" for number in range(QUIET_ITEMS)],
+        "domain": [QUIET_DOMAIN] * QUIET_ITEMS,
+        "title": [f"something new {number}" for number in range(QUIET_ITEMS)],
+    }
+    items = pa.concat_tables([demo.items, pa.table(quiet)], promote_options="default")
+    store.write_parquet("input/items.parquet", items)
     data = {name: store.uri(f"input/{name}.parquet") for name in ("events", "items")}
     config = small_config(store, backbone, data)
-    return Night(config, store, nightly(config, store), demo.events, demo.items)
+    return Night(config, store, nightly(config, store), demo.events, items)
 
 
 ODD_DOMAIN = "a/b"

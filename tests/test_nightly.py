@@ -14,6 +14,8 @@ from crossrec.train.launch import finetune
 from tests.nights import (
     DEMO,
     ODD_DOMAIN,
+    QUIET_DOMAIN,
+    QUIET_ITEMS,
     SILENT_USERS,
     TOP_K,
     Night,
@@ -74,9 +76,14 @@ def test_night_lists_the_best_unseen_items_of_the_domain(night: Night, domain: s
 
 def test_night_publishes_defaults_of_every_domain(night: Night) -> None:
     defaults = night.store.read_parquet(night.manifest["defaults"]["path"]).to_pylist()
-    assert {row["domain"]: len(row["item_ids"]) for row in defaults} == {
-        domain: TOP_K for domain in DEMO.domains
-    }
+    expected = dict.fromkeys(DEMO.domains, TOP_K) | {QUIET_DOMAIN: QUIET_ITEMS}
+    assert {row["domain"]: len(row["item_ids"]) for row in defaults} == expected
+
+
+def test_night_lists_all_items_of_a_domain_without_events(night: Night) -> None:
+    lists = night.lists(QUIET_DOMAIN).to_pylist()
+    assert len(lists) == len(night.events["user_id"].unique())
+    assert all(set(row["item_ids"]) == {f"q{n}" for n in range(QUIET_ITEMS)} for row in lists)
 
 
 def test_night_switches_readers_to_its_manifest(night: Night) -> None:

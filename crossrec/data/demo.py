@@ -83,13 +83,15 @@ class Demo:
         return np.asarray(affinity / affinity.sum(1, keepdims=True))
 
 
-def write_demo(store: Store, folder: str, users: int, seed: int) -> dict[str, str]:
+def write_demo(
+    store: Store, folder: str, users: int, seed: int, settings: DemoSettings | None = None
+) -> dict[str, str]:
     """Write events and items below a folder of the store; return their URIs.
 
     A file that is there already with the same bytes is left alone, so that what was prepared from
     it stays valid.
     """
-    demo = make_demo(users, seed)
+    demo = make_demo(users, seed, settings)
     bounds = np.linspace(0, demo.events.num_rows, SHARDS + 1).astype(int).tolist()
     for shard, (start, stop) in enumerate(itertools.pairwise(bounds)):
         rows = demo.events.slice(start, stop - start)

@@ -59,6 +59,19 @@ class DemoSettings:
         return sorted(self.items)
 
 
+KINDS = {
+    "mixed": DemoSettings(),
+    "collaboration": DemoSettings(
+        scenes=24, scene_share=0.97, topic_share=0.15, trend=2.0, popularity=0.3, events_per_user=40
+    ),
+    "trend": DemoSettings(
+        scenes=2, scene_share=0.1, topic_share=0.9, trend=40.0, half_life_days=4.0
+    ),
+}
+"""What decides the next event, `data.demo`: a little of everything; hidden groups of items that no
+text tells of; text and what is in fashion this week."""
+
+
 @dataclass(frozen=True)
 class DemoItems:
     """What the items are; arrays follow the rows of the items table."""

@@ -5,6 +5,7 @@ config = resolve_input(config, store)   # data.events and data.items are now giv
 
 from crossrec.config import Config
 from crossrec.data.demo import write_demo
+from crossrec.data.demo_structure import KINDS
 from crossrec.errors import ConfigError, explain
 from crossrec.runlog import log
 from crossrec.storage import Store
@@ -21,11 +22,12 @@ def resolve_input(config: Config, store: Store) -> Config:
     if config.data.demo_users is None:
         mend = "give data.events=... and data.items=..., or data.demo_users=4000"
         raise ConfigError(explain("data.events", "Parquet of events", "none", mend))
-    folder = f"demo/{config.data.demo_users}-users-seed-{config.seed}"
+    kind, users = config.data.demo, config.data.demo_users
+    folder = f"demo/{kind}-{users}-users-seed-{config.seed}"
     if store.exists(f"{folder}/made.json"):
         paths = {name: store.uri(f"{folder}/{name}") for name in ("events", "items")}
     else:
-        log.info("demo: making %s users under %s", f"{config.data.demo_users:,}", store.uri(folder))
-        paths = write_demo(store, folder, users=config.data.demo_users, seed=config.seed)
+        log.info("demo: making %s users under %s", f"{users:,}", store.uri(folder))
+        paths = write_demo(store, folder, users, config.seed, KINDS[kind])
         store.write_json(f"{folder}/made.json", paths)
     return config.model_copy(update={"data": config.data.model_copy(update=paths)})

@@ -2,13 +2,17 @@
 
 import datetime as dt
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from crossrec.config import DataConfig
 from crossrec.data.demo import LAST_DAY, Demo, make_demo, user_id, write_demo
+from crossrec.data.demo_structure import KINDS
 from crossrec.schema import DOMAIN, ITEM_ID, TIMESTAMP, USER_ID
 from crossrec.storage import Store
 
@@ -194,3 +198,26 @@ def test_affinity_ranks_what_users_do_next_far_above_popularity(
 def test_user_id_matches_the_ids_of_the_events(demo: Demo) -> None:
     ids = set(demo.events[USER_ID].to_pylist())
     assert ids == {user_id(user) for user in range(USERS)}
+
+
+def test_kinds_are_those_of_the_config() -> None:
+    (allowed,) = (
+        get_args(field.annotation)
+        for name, field in DataConfig.model_fields.items()
+        if name == "demo"
+    )
+    assert tuple(KINDS) == allowed
+
+
+def test_write_demo_follows_its_kind(tmp_path: Path) -> None:
+    """Fashion moves the topics of a trend, hidden groups decide in a collaboration."""
+    shares = {}
+    for kind, settings in KINDS.items():
+        demo = make_demo(200, 3, settings)
+        users = np.arange(200)
+        affinity = demo.affinity(users, "video", settings.days - 1)
+        shares[kind] = float(np.corrcoef(affinity).mean())
+        uris = write_demo(Store(str(tmp_path / kind)), "demo", 200, 3, settings)
+        assert len(pq.read_table(uris["events"])) == len(demo.events)
+    # What users want is most alike where fashion decides.
+    assert shares["trend"] > shares["mixed"] > shares["collaboration"]
