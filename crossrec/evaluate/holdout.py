@@ -34,7 +34,7 @@ class Holdout:
 
     whole: the input. known: what may be used, the same or a view of it. start, stop: days that are
     judged are start..stop-1; under leave-one-out there are none. buckets: those whose users are
-    judged.
+    judged. for_all: whether lists are made for users without a known event too.
     """
 
     whole: Prepared
@@ -42,15 +42,25 @@ class Holdout:
     start: int
     stop: int
     buckets: range
+    for_all: bool = False
+
+    @property
+    def is_by_time(self) -> bool:
+        """Whether days are judged, rather than each user's newest event."""
+        return self.stop > self.start
 
     @property
     def active_until(self) -> int | None:
-        """The day up to which a user must do something new to be judged; None judges all."""
-        return self.stop if self.stop > self.start else None
+        """The day up to which a known user must do something new to get a list; None: all do."""
+        return self.stop if self.is_by_time and not self.for_all else None
 
     def only(self, domain: DomainRange) -> "Holdout":
-        """Return the hold-out as a model sees it that knows one domain alone."""
-        return replace(self, whole=self.whole.only(domain), known=self.known.only(domain))
+        """Return the hold-out as a model sees it that knows one domain alone.
+
+        Users who are new to the domain get a list too: what such a model would show to anybody.
+        """
+        whole, known = self.whole.only(domain), self.known.only(domain)
+        return replace(self, whole=whole, known=known, for_all=True)
 
     def known_items(self, store: Store) -> KnownItems:
         """Return what was known of the catalogue."""
@@ -58,9 +68,9 @@ class Holdout:
 
     def truth(self, store: Store, items: KnownItems) -> pa.Table:
         """Return what users did, as `truth.truth_of`."""
-        if self.active_until is None:
-            return newest_truth(store, self.whole, self.known, items, self.buckets)
-        return holdout_truth(store, self.whole, items, self.buckets, self.start, self.stop)
+        if self.is_by_time:
+            return holdout_truth(store, self.whole, items, self.buckets, self.start, self.stop)
+        return newest_truth(store, self.whole, self.known, items, self.buckets)
 
 
 def open_holdout(config: Config, prepared: Prepared, days: Mapping[str, int]) -> Holdout:

@@ -130,6 +130,7 @@ def test_holdout_of_a_domain_alone_has_its_rows_and_judges_the_same(
     whole = open_holdout(config, prepared, {"holdout": START, "night": STOP})
     assert whole.active_until == STOP
     alone = whole.only(prepared.domains[1])
+    assert alone.active_until is None
     found = alone.truth(store, alone.known_items(store))
     # Anna had nothing of the shop, so to a model of the shop alone she is no known user.
     assert found["item_id"].to_pylist() == []
