@@ -108,9 +108,12 @@ def _describe(judged: Judged) -> dict[str, Any]:
 
 def _compare(model: Judged, other: Judged) -> dict[str, float] | None:
     """Return by how much the model is better than another on the pairs of both."""
-    users = model.pairs[USER_ID].rle_id().to_numpy().astype(np.int64)
-    scores = (judged.pairs[NDCG].to_numpy() for judged in (model, other))
-    return compare(next(scores), {"other": next(scores)}, users).get("other")
+    both = model.pairs.join(
+        other.pairs, on=[USER_ID, DOMAIN], suffix="_other", maintain_order="left"
+    )
+    users = both[USER_ID].rle_id().to_numpy().astype(np.int64)
+    beside = {"other": both[f"{NDCG}_other"].to_numpy()}
+    return compare(both[NDCG].to_numpy(), beside, users).get("other")
 
 
 def _transfer(domain: str, whole: Mapping[str, Judged], twin: Judged) -> dict[str, Any]:
