@@ -44,8 +44,9 @@ BASELINES: dict[str, tuple[Fit, bool]] = {
 }
 """Systems: what learns, and whether from all domains together."""
 
-CPUS_A_TASK = 8
-"""At most: a task must fit on one node."""
+CPUS_A_TASK = 4
+"""At most: a task must fit on one node. On a small machine the tasks then follow each other in one
+process, which has imported torch already."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
     """Run the systems that have no record yet, on an initialised Ray; return all records."""
     missing = [name for name in BASELINES if not job.store.exists(job.record_path(name))]
     cpus = int(ray.cluster_resources()["CPU"])
-    threads = max(1, min(cpus // len(BASELINES), CPUS_A_TASK))
+    threads = max(1, min(cpus, CPUS_A_TASK))
     task = ray.remote(num_cpus=threads)(run_system)
     running = {task.remote(job, name, threads): name for name in missing}
     while running:
