@@ -76,7 +76,8 @@ class BaselineJob:
 def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
     """Run the systems that have no record yet, on an initialised Ray; return all records."""
     missing = [name for name in BASELINES if not job.store.exists(job.record_path(name))]
-    cpus = int(ray.cluster_resources()["CPU"])
+    # Of the largest node: a task that fits on none would wait for ever.
+    cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     threads = max(1, min(cpus, CPUS_A_TASK))
     task = ray.remote(num_cpus=threads)(run_system)
     running = {task.remote(job, name, threads): name for name in missing}
