@@ -41,7 +41,7 @@ def by_two(night: Night) -> dict[str, Any]:
         "num_workers": 2,
         "epochs": 2,
         "batch_size": 32,
-        "learning_rate": 0.01,
+        "learning_rate": 0.003,
         "backbone_learning_rate": 1e-3,
         # Few items a step pass through the backbone.
         "full_softmax_items": 0,
