@@ -63,12 +63,14 @@ def changed_tensors(store: Store, model: str, backbone: str) -> set[str]:
     return {name for name in before if not after[name].equal(before[name])}
 
 
+@pytest.mark.slow
 def test_two_workers_learn(by_two: dict[str, Any]) -> None:
     losses = [point["loss"] for point in by_two["training"]["curve"][1:]]
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_trainable_all_reaches_the_backbone(
     night: Night, by_two: dict[str, Any], tiny_backbone: str
 ) -> None:
