@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from crossrec.data.replay import Histories
+from crossrec.data.sparse import keep_highest
 from crossrec.data.userstate import event_ages
 
 Array = np.ndarray
@@ -114,10 +115,6 @@ def _heaviest_of_block(
     apart = pairs.row + first != pairs.col + start
     rows, columns = pairs.row[apart].astype(np.int64), pairs.col[apart].astype(np.int32)
     weights = (pairs.data[apart] * left_I[first + rows] * right_C[columns]).astype(np.float32)
-    # One key to sort by, row and then weight: all weights lie in 0..1 once they are scaled.
-    order = np.argsort(rows - weights / (weights.max(initial=0) * 2 + 1e-30), kind="stable")
-    rows, columns, weights = rows[order], columns[order], weights[order]
-    counts = np.bincount(rows, minlength=rows_in_block)
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = (place < NEIGHBOURS) & (weights > 0)
-    return np.bincount(rows[kept], minlength=rows_in_block), columns[kept], weights[kept]
+    found = keep_highest(sp.coo_matrix((weights, (rows, columns)), pairs.shape), NEIGHBOURS)
+    counts = np.bincount(found.rows, minlength=rows_in_block)
+    return counts, found.columns.astype(np.int32), found.values

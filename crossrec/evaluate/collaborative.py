@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from crossrec.data.cooccurrence import EVENTS_A_USER
 from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories, select_events
+from crossrec.data.sparse import keep_highest
 from crossrec.data.userstate import event_ages
 from crossrec.score.scorer import USERS_A_BATCH, Lists, slice_users
 from crossrec.score.topk import top_k
@@ -72,19 +73,11 @@ def fit_item_knn(had_UC: sp.csr_matrix, bounds: Bounds, threads: int, seed: int)
 def _best(scores_BD: sp.csr_matrix, k: int) -> Lists:
     """Return the k highest scores above 0 of each row."""
     scores_BD.sort_indices()
-    scores_BD = scores_BD.tocoo()
-    kept = scores_BD.data > 0
-    users, columns, scores = scores_BD.row[kept], scores_BD.col[kept], scores_BD.data[kept]
-    # One key to sort by, user and then score: two keys take longer.
-    order = np.argsort(users - scores / (2 * scores.max(initial=1)), kind="stable")
-    users, columns, scores = users[order], columns[order], scores[order]
-    counts = np.bincount(users, minlength=scores_BD.shape[0])
-    places = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = places < k
+    found = keep_highest(scores_BD.tocoo(), k)
     rows_BK = np.full((scores_BD.shape[0], k), -1, np.int64)
     scores_BK = np.full(rows_BK.shape, -np.inf, np.float32)
-    rows_BK[users[kept], places[kept]] = columns[kept]
-    scores_BK[users[kept], places[kept]] = scores[kept]
+    rows_BK[found.rows, found.places] = found.columns
+    scores_BK[found.rows, found.places] = found.values
     return Lists(rows_BK, scores_BK)
 
 

@@ -4,7 +4,7 @@ By time, the newest days are judged and all before them is known. Under leave-on
 newest event is judged and all else is known; the day that is predicted is then the night.
 
     holdout = open_holdout(config, prepared, days)
-    job = holdout.score_job(config, store, model_folder, items_folder, outputs, done)
+    job = score_holdout(config, store, holdout, Lists(model_folder, outputs, work_folder))
 """
 
 from collections.abc import Mapping

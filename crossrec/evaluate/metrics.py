@@ -180,6 +180,12 @@ def measure_pairs(ranked: pl.DataFrame, ks: Sequence[int] = KS) -> pl.DataFrame:
     return ranked.select(USER_ID, DOMAIN)[starts].with_columns(**columns)
 
 
+def number_users(pairs: pl.DataFrame) -> np.ndarray:
+    """Return the user of each pair as a number from 0, (P,) int64; a user's pairs lie together."""
+    numbers: np.ndarray = pairs[USER_ID].rle_id().to_numpy().astype(np.int64)
+    return numbers
+
+
 def _read(table: pa.Table) -> pl.DataFrame:
     """Return a table in polars with keys as plain strings (Hive partitions are dictionaries)."""
     frame = pl.DataFrame(pl.from_arrow(table, rechunk=False))  # a rechunk doubles the time

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from crossrec.config import Config
@@ -21,7 +20,13 @@ from crossrec.evaluate.baselines import BaselineJob, run_baselines
 from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.exposure import measure_exposure
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
-from crossrec.evaluate.metrics import KS, find_ranks, judge_ranked, measure_pairs
+from crossrec.evaluate.metrics import (
+    KS,
+    find_ranks,
+    judge_ranked,
+    measure_pairs,
+    number_users,
+)
 from crossrec.evaluate.report import render_report
 from crossrec.evaluate.sample import sample_users
 from crossrec.evaluate.truth import KnownItems
@@ -138,10 +143,10 @@ def judge_systems(
         ranked = find_ranks(truth, with_domains(lists), max(KS))
         systems[name] = judge_ranked(ranked) | {"lists": _measure_lists(lists, items)}
         pairs = measure_pairs(ranked, [K])
-        ndcg[name], users = pairs[f"ndcg@{K}"].to_numpy(), _number_users(pairs)
+        ndcg[name], users = pairs[f"ndcg@{K}"].to_numpy(), number_users(pairs)
         if name in ("model", "untrained_backbone"):
             pairs = measure_pairs(ranked.filter("is_cold_item"), [K_COLD])
-            cold_hr[name], cold_users = pairs[f"hr@{K_COLD}"].to_numpy(), _number_users(pairs)
+            cold_hr[name], cold_users = pairs[f"hr@{K_COLD}"].to_numpy(), number_users(pairs)
     return {
         "systems": systems,
         "comparison": compare(ndcg.pop("model"), ndcg, users),
@@ -176,11 +181,6 @@ def _measure_lists(lists: dict[str, pa.Table], items: KnownItems) -> dict[str, A
         ids, events = items.item_ids[start:stop], items.events[start:stop]
         found[name] = measure_exposure(lists[name], ids, events, K)
     return found
-
-
-def _number_users(pairs: pl.DataFrame) -> np.ndarray:
-    """Return the user of each pair as a number; pairs of a user stand together."""
-    return pairs[USER_ID].rle_id().to_numpy().astype(np.int64)
 
 
 def _describe(truth: pa.Table, holdout: Holdout) -> dict[str, Any]:

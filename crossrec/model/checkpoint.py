@@ -34,6 +34,9 @@ from crossrec.model.recommender import Recommender
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
+FORMAT = 2
+"""Of a model folder; another set of tensors is a new number."""
+
 BACKBONE_FILES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".py"})
 """Endings of what a backbone is loaded from: weights, config, tokenizer, code; never a pickle."""
 
@@ -162,7 +165,7 @@ def save_model(
     )
     store.write_parquet(f"{folder}/items.parquet", model.items)
     config = {
-        "format": 1,
+        "format": FORMAT,
         "settings": model.settings.model_dump(mode="json"),
         "text_width": backbone.width,
         "text_digest": digest,
@@ -178,12 +181,15 @@ def load_model(store: Store, folder: str) -> Model:
     """Read a model folder, without its backbone.
 
     Raises:
-        CrossrecError: the folder holds no whole model, or tensors that do not fit its config.
+        CrossrecError: the folder holds no whole model, or one of another version of crossrec.
     """
     if not store.exists(f"{folder}/config.json"):
         mend = "fine-tune again, or name another model in score.model"
         raise CrossrecError(explain(store.uri(folder), "a model folder", "no config.json", mend))
     config = store.read_json(f"{folder}/config.json")
+    if config["format"] != FORMAT:
+        where, found = store.uri(f"{folder}/config.json"), f"format {config['format']}"
+        raise CrossrecError(explain(where, f"format {FORMAT}", found, "fine-tune again"))
     settings = ModelConfig.model_validate(config["settings"])
     recommender = Recommender(
         settings, config["text_width"], config["items"], len(config["domains"])

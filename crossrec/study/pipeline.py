@@ -4,8 +4,8 @@ Every variant is trained as the run's model was, under the same budget, and judg
 hold-out by the same code. It comes after the night's lists are published, and continues where it
 was interrupted.
 
-    runs/<run_id>/study/<variant>/result.json     written last: a rerun does what is missing
-    runs/<run_id>/metrics.json, report.html       written again, with the study
+    runs/<run_id>/study/<variant>-<digest>/result.json   written last: a rerun does what is missing
+    runs/<run_id>/metrics.json, report.html              written again, with the study
 
     metrics = study(config, store, evaluate(config, store))
 """
@@ -35,7 +35,7 @@ from crossrec.schema import DOMAIN
 from crossrec.storage import Store
 from crossrec.study.summary import Judged, summarise
 from crossrec.study.variants import Variant, plan_variants
-from crossrec.train.launch import Folders, train_models
+from crossrec.train.launch import Folders, train_models, training_digest
 
 
 def evaluate_and_study(config: Config, store: Store) -> dict[str, Any]:
@@ -78,7 +78,9 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
 
 def _judge(variant: Variant, store: Store, holdout: Holdout, truth: pa.Table) -> Judged:
     """Train a variant and score the hold-out with it, unless that is done; judge its lists."""
-    folder = f"runs/{variant.config.run_id}/study/{variant.folder}"
+    # By its settings, so that a rerun with others does not take over what they were not made from.
+    digest = training_digest(variant.config, holdout.whole)[:8]
+    folder = f"runs/{variant.config.run_id}/study/{variant.folder}-{digest}"
     if variant.domain is not None:
         holdout = holdout.only(variant.domain)
         truth = truth.filter(pa.compute.equal(truth[DOMAIN], variant.domain.name))

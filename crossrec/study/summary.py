@@ -20,7 +20,7 @@ import polars as pl
 
 from crossrec.config import Config
 from crossrec.evaluate.bootstrap import compare
-from crossrec.evaluate.metrics import BANDS, bands
+from crossrec.evaluate.metrics import BANDS, bands, number_users
 from crossrec.evaluate.pipeline import K
 from crossrec.schema import DOMAIN, USER_ID
 from crossrec.score.catalogue import WINDOWS_DAYS
@@ -111,9 +111,8 @@ def _compare(model: Judged, other: Judged) -> dict[str, float] | None:
     both = model.pairs.join(
         other.pairs, on=[USER_ID, DOMAIN], suffix="_other", maintain_order="left"
     )
-    users = both[USER_ID].rle_id().to_numpy().astype(np.int64)
     beside = {"other": both[f"{NDCG}_other"].to_numpy()}
-    return compare(both[NDCG].to_numpy(), beside, users).get("other")
+    return compare(both[NDCG].to_numpy(), beside, number_users(both)).get("other")
 
 
 def _transfer(domain: str, whole: Mapping[str, Judged], twin: Judged) -> dict[str, Any]:

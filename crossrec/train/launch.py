@@ -55,7 +55,7 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
     """
     run = f"runs/{config.run_id}"
     prepared = open_prepared(store, store.read_json(f"{run}/prepare.json")["prepared"])
-    digest = _digest(config, prepared)
+    digest = training_digest(config, prepared)
     if store.exists(f"{run}/finetune.json"):
         finished: dict[str, Any] = store.read_json(f"{run}/finetune.json")
         if finished["digest"] != digest:
@@ -125,7 +125,7 @@ def train_models(
     if folders.refitted is not None:
         refit = TrainJob(store, prepared, *common, night, None, epochs)
         phases.append(Phase("refit", refit, folders.refitted, notes))
-    chosen, *rest = _train(phases, folders.checkpoints, _digest(config, prepared))
+    chosen, *rest = _train(phases, folders.checkpoints, training_digest(config, prepared))
     horizon = config.evaluate.holdout_days
     plan = FusePlan(valid, holdout, night, horizon, folders.selected, folders.refitted)
     fusion = fuse(plan, store, known, config.train, config.seed)
@@ -152,7 +152,8 @@ def time_cuts(config: Config, prepared: Prepared) -> tuple[int, int, int]:
     return night, holdout, holdout - config.train.valid_days
 
 
-def _digest(config: Config, prepared: Prepared) -> str:
+def training_digest(config: Config, prepared: Prepared) -> str:
+    """Return 16 hex digits that change with the input and the settings that training reads."""
     settings = {
         "seed": config.seed,
         "prepared": prepared.digest,

@@ -214,3 +214,13 @@ def test_locate_weights_tells_of_a_folder_without_weights(tmp_path: Path) -> Non
 
 def test_locate_weights_leaves_a_hub_id_alone(tmp_path: Path) -> None:
     assert locate_weights("some-one/some-model", {}, tmp_path) == "some-one/some-model"
+
+
+def test_load_model_refuses_another_format(
+    tmp_path: Path, model: Model, backbone: TextBackbone
+) -> None:
+    store = Store(str(tmp_path))
+    config = save_model(store, FOLDER, model, backbone)
+    store.write_json(f"{FOLDER}/config.json", config | {"format": 1})
+    with pytest.raises(CrossrecError, match="expected format 2, found format 1; fine-tune again"):
+        load_model(store, FOLDER)
