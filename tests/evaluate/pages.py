@@ -243,7 +243,7 @@ def whole_study() -> dict[str, Any]:
 
 
 def whole_metrics() -> dict[str, Any]:
-    """Return all that metrics.json can hold, made up after a night on food_kitchen."""
+    """Return all that metrics.json can hold, made up after a real night."""
     small, own = small_metrics(), LEVELS["model"][0]
     leads = {n: round(own - level, 5) for n, (level, _, _) in LEVELS.items() if n != "model"}
     weeks = [f"2014-{month:02d}-{day:02d}" for month, day in ((3, 24), (3, 31), (4, 7), (4, 14))]
