@@ -28,6 +28,8 @@ DEMO = DemoSettings(items={"shop": 240, "video": 180, "social": 120}, scene_shar
 QUIET_DOMAIN, QUIET_ITEMS = "..", 12
 """A domain of which nobody has had anything yet."""
 
+DOMAINS = (*DEMO.domains, QUIET_DOMAIN)
+
 BUCKETS = 32
 EPOCHS = 6
 TOP_K = 20

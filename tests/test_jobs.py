@@ -10,7 +10,7 @@ import pytest
 import ray
 import yaml
 
-from tests.nights import DEMO, Night, change, published_night
+from tests.nights import DOMAINS, Night, change, published_night
 
 ROOT = Path(__file__).parents[1]
 JOBS = ("prepare", "finetune", "evaluate", "score", "publish", "nightly")
@@ -129,7 +129,7 @@ def test_nightly_ends_with_a_line_of_json(
     summary = json.loads(ended.stdout.splitlines()[-1])
     assert summary["run_id"] == "night"
     assert summary["scores"] == night.store.uri("runs/night/scores")
-    assert summary["pairs"] == summary["users"] * len(DEMO.domains)
+    assert summary["pairs"] == summary["users"] * len(DOMAINS)
     assert summary["ndcg@10"] == night.summary["ndcg@10"]
 
 

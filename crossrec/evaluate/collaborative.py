@@ -46,7 +46,7 @@ NEIGHBOURS = 100
 
 FACTORS = 128
 ITERATIONS = 10
-"""More change the third decimal of NDCG@10 and no more (groceries of README, three cuts: 5, 10 and 15)."""
+"""More change the third decimal of NDCG@10 at most (groceries of README, three cuts: 5, 10, 15)."""
 
 
 def fit_item_knn(had_UC: sp.csr_matrix, bounds: Bounds, threads: int, seed: int) -> Recommend:

@@ -6,7 +6,7 @@ import pytest
 from crossrec.data.prepare import prepare
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.pipeline import score
-from tests.nights import BUCKETS, DEMO, Night, change, modified, published_night
+from tests.nights import BUCKETS, DEMO, DOMAINS, Night, change, modified, published_night
 
 GONE = (3, 17)
 """Buckets whose work is undone."""
@@ -38,14 +38,14 @@ def bytes_by_name(night: Night) -> dict[str, str]:
 def test_score_of_the_same_model_gives_the_same_bytes(night: Night, again: Night) -> None:
     """So nothing in the files depends on the run or the moment."""
     found = bytes_by_name(again)
-    assert len(found) == BUCKETS * len(DEMO.domains)
+    assert len(found) == BUCKETS * len(DOMAINS)
     assert found == bytes_by_name(night)
 
 
 def test_score_writes_a_record_a_bucket(again: Night) -> None:
     records = [again.read_json(f"done/{bucket_name(bucket)}.json") for bucket in range(BUCKETS)]
     assert sum(record["users"] for record in records) == again.summary["users"]
-    assert {len(record["files"]) for record in records} == {len(DEMO.domains)}
+    assert {len(record["files"]) for record in records} == {len(DOMAINS)}
     assert again.store.list("runs/again/done") == [
         f"{bucket_name(bucket)}.json" for bucket in range(BUCKETS)
     ]

@@ -51,6 +51,8 @@ def random_fusion(domains: int) -> Fusion:
         fusion.sequence.fill_(0.5)
         for parameter in fusion.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        # So that new items come last where no places are kept for them.
+        fusion.popularity[STATE_NAMES.index("is_new")] = -1.0
     return fusion
 
 
@@ -137,6 +139,7 @@ def as_learned(scorer: Scorer, system: str, domain: DomainRange) -> np.ndarray:
         users.profile_BW @ texts.T,
         users.domain_profile_BDW[:, index] @ texts.T,
         overlap_matrix(scorer.neighbours["ever"][domain.name], users.lasting, size),
+        overlap_matrix(scorer.neighbours["ever"][domain.name], users.recent, size),
         overlap_matrix(scorer.neighbours["lately"][domain.name], users.lasting, size),
     ]
     sequence = users.queries_BDW[:, index] @ vectors.T
