@@ -141,9 +141,15 @@ def pairs_of(metrics: Metrics, part: str, inside: str = "") -> int:
     return max((int(figures["pairs"]) for figures in found if figures), default=0)
 
 
-def lead_over(metrics: Metrics, system: str | None) -> Interval | None:
-    """Return by how much the model is ahead of a system in NDCG@k, if that was compared."""
-    return interval_of((metrics.get("comparison") or {}).get(system))
+def lead_over(metrics: Metrics, system: str | None, domain: str = "") -> Interval | None:
+    """Return by how much the model is ahead of a system in NDCG@k, if that was compared.
+
+    In all lists, or in those of a domain.
+    """
+    compared = metrics.get("comparison")
+    if domain:
+        compared = (metrics.get("comparison_by_domain") or {}).get(domain)
+    return interval_of((compared or {}).get(system))
 
 
 def interval_of(compared: Mapping[str, Any] | None) -> Interval | None:

@@ -131,27 +131,43 @@ def judge_systems(
 
     Returns:
         systems: by name what `judge_ranked` returns, and `lists` by domain what `measure_exposure`
-        returns. comparison: by name what `compare` returns for NDCG@K. comparison_cold_item: the
-        same of the untrained backbone for HR@K_COLD on new items.
+        returns. comparison: by name what `compare` returns for NDCG@K. comparison_by_domain: the
+        same in each domain. comparison_cold_item: the same of the untrained backbone for HR@K_COLD
+        on new items.
     """
     systems: dict[str, Any] = {}
     ndcg: dict[str, np.ndarray] = {}
     cold_hr: dict[str, np.ndarray] = {}
     users = cold_users = np.zeros(0, np.int64)
+    domains = np.zeros(0, str)
     for name, paths in files.items():
         lists = read_lists(store, paths, items.names)
         ranked = find_ranks(truth, with_domains(lists), max(KS))
         systems[name] = judge_ranked(ranked) | {"lists": _measure_lists(lists, items)}
         pairs = measure_pairs(ranked, [K])
         ndcg[name], users = pairs[f"ndcg@{K}"].to_numpy(), number_users(pairs)
+        domains = pairs[DOMAIN].to_numpy()
         if name in ("model", "untrained_backbone"):
             pairs = measure_pairs(ranked.filter("is_cold_item"), [K_COLD])
             cold_hr[name], cold_users = pairs[f"hr@{K_COLD}"].to_numpy(), number_users(pairs)
     return {
         "systems": systems,
-        "comparison": compare(ndcg.pop("model"), ndcg, users),
-        "comparison_cold_item": compare(cold_hr.pop("model"), cold_hr, cold_users),
+        "comparison": compare_model(ndcg, users),
+        "comparison_by_domain": {
+            domain: compare_model(
+                {name: values[domains == domain] for name, values in ndcg.items()},
+                users[domains == domain],
+            )
+            for domain in np.unique(domains).tolist()
+        },
+        "comparison_cold_item": compare_model(cold_hr, cold_users),
     }
+
+
+def compare_model(measured: dict[str, np.ndarray], users: np.ndarray) -> dict[str, Any]:
+    """Return what `compare` says of "model" beside the other systems."""
+    others = {name: values for name, values in measured.items() if name != "model"}
+    return compare(measured["model"], others, users)
 
 
 def read_lists(store: Store, paths: Sequence[str], domains: Sequence[str]) -> dict[str, pa.Table]:

@@ -121,13 +121,18 @@ def lists_in(metrics: Metrics, part: str, inside: str = "") -> str:
 def exact(metrics: Metrics, caption: str, places: Sequence[tuple[str, str, str]]) -> Markup:
     """Return every figure of places (title, part, inside), a group of rows for each.
 
-    The lead over each system stands beside the figures of all lists: others were not compared.
+    The lead over each system stands beside the figures of all lists and of domains: others were
+    not compared.
     """
     k, systems = depth_of(metrics), judged_systems(metrics)
     known = [figures_of(metrics, MODEL, part, inside) or {} for _, part, inside in places]
     names = [name for name in MEASURES if any(f"{name}@{k}" in f for f in known)]
     head = ["system", *(f">{_measured(name)}@{k}" for name in names), ">crossrec has"]
-    is_compared = bool(metrics.get("comparison")) and any(part == "all" for _, part, _ in places)
+    is_compared = any(
+        part in ("all", "domain") and lead_over(metrics, system, inside) is not None
+        for _, part, inside in places
+        for system in systems
+    )
     if is_compared:
         head.append(">lead (95\u00a0% interval)")
     groups = []
@@ -143,7 +148,7 @@ def exact(metrics: Metrics, caption: str, places: Sequence[tuple[str, str, str]]
             row = [name, *(measure(figures.get(f"{n}@{k}")) for n in names)]
             row.append("" if system == MODEL else ratio)
             if is_compared:
-                row.append("" if system == MODEL else compact(lead_over(metrics, system)))
+                row.append("" if system == MODEL else compact(lead_over(metrics, system, inside)))
             rows.append(row)
         heading = f"{title}, {lists_in(metrics, part, inside)}" if len(places) > 1 else None
         groups.append(Rows(heading, rows))

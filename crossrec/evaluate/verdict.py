@@ -158,7 +158,7 @@ def _listed(names: list[str], most: int = 3) -> str:
 
 def _by_domain(metrics: Metrics) -> str:
     """Say in which domains the model leads; nothing where there is only one."""
-    names, behind = judged_domains(metrics), []
+    names, behind, doubtful = judged_domains(metrics), [], []
     compared = 0
     for domain in names:
         own = ndcg_of(metrics, MODEL, "domain", domain)
@@ -169,11 +169,15 @@ def _by_domain(metrics: Metrics) -> str:
         peer = ndcg_of(metrics, best, "domain", domain) or 0.0
         if own <= peer:
             behind.append(f"{domain} ({measure(own)}; {name_of(best)} {measure(peer)})")
+        lead = lead_over(metrics, best, domain)
+        if lead is not None and not lead.is_ahead:
+            doubtful.append(domain)
     if compared < 2:
         return ""
     if not behind:
         every = "both" if compared == 2 else f"all {compared}"
-        return f"crossrec is ahead of every baseline in {every} domains."
+        said = f"crossrec is ahead of every baseline in {every} domains"
+        return f"{said}; in {_listed(doubtful)} that could be chance." if doubtful else f"{said}."
     if len(behind) == compared:
         return f"crossrec leads in none of the {compared} domains."
     listed = ", ".join(behind[:3]) + (f" and {len(behind) - 3} more" if len(behind) > 3 else "")

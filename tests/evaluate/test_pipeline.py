@@ -100,6 +100,13 @@ def test_the_model_is_compared_with_every_other_system(store: Store, prepared: P
     assert found["comparison_cold_item"] == {}
 
 
+def test_the_model_is_compared_in_each_domain(store: Store, prepared: Prepared) -> None:
+    found = judged(store, prepared, model=MODEL, other=OTHER)["comparison_by_domain"]
+    assert {name: found[name]["other"]["pairs"] for name in found} == {"film": 3, "shop": 1}
+    assert found["shop"]["other"]["difference"] == 1.0
+    assert found["film"]["other"]["difference"] == round(1 / 3, 5)
+
+
 def test_the_untrained_backbone_is_compared_on_new_items(store: Store, prepared: Prepared) -> None:
     found = judged(store, prepared, model=MODEL, untrained_backbone=OTHER, other=OTHER)
     # Anna's f2 is the only new item: the model has it, the backbone has not.
@@ -119,7 +126,8 @@ def test_nothing_is_compared_where_nothing_can_be_judged(store: Store, prepared:
     truth = holdout_truth(store, prepared, items, range(2), 20, 34)
     files = {name: write(store, name, MODEL) for name in ("model", "untrained_backbone")}
     found = judge_systems(store, truth, files, items)
-    assert (found["comparison"], found["comparison_cold_item"]) == ({}, {})
+    compared = [found[name] for name in found if name.startswith("comparison")]
+    assert compared == [{}, {}, {}]
     assert found["systems"]["model"]["all"] is None
     assert found["systems"]["model"]["lists"]["film"]["coverage@10"] == 1.0
 

@@ -9,7 +9,7 @@ import pytest
 
 from crossrec.evaluate.curves import weeks
 from crossrec.evaluate.report import render_report
-from tests.evaluate.pages import Page, small_metrics, small_sample, system
+from tests.evaluate.pages import Page, compared, small_metrics, small_sample, system
 
 EVIL = "<script>alert(1)</script>\"'>&amp;</style><!-- "
 
@@ -102,6 +102,12 @@ def test_report_draws_the_model_beside_the_baselines_by_domain(metrics: dict[str
         "All lists: The model, and parts of it: crossrec .0900, before training .0350; "
         "Baselines: popularity, 7 days .0600, popularity, all time .0015" in labels
     )
+
+
+def test_report_shows_the_lead_in_each_domain_beside_its_figures(metrics: dict[str, Any]) -> None:
+    assert "+.0300" not in render_report(metrics, [])
+    metrics["comparison_by_domain"] = {"shop": {"popularity_7d": compared(0.03, 0.01, 0.05)}}
+    assert "+.0300 (+.0100 to +.0500)" in render_report(metrics, [])
 
 
 def test_report_draws_the_learning_curve_and_its_choice(metrics: dict[str, Any]) -> None:

@@ -77,6 +77,15 @@ def test_remarks_say_when_training_did_not_help(metrics: dict[str, Any]) -> None
     assert "Training did not help: before it, the same model had .1200." in remarks(metrics)
 
 
+def test_remarks_say_in_which_domain_a_lead_could_be_chance(metrics: dict[str, Any]) -> None:
+    metrics["comparison_by_domain"] = {
+        "shop": {"popularity_7d": compared(0.03, -0.01, 0.07)},
+        "video": {"popularity_7d": compared(0.03, 0.01, 0.05)},
+    }
+    said = "crossrec is ahead of every baseline in both domains; in shop that could be chance."
+    assert said in remarks(metrics)
+
+
 def test_remarks_caution_about_few_pairs(metrics: dict[str, Any]) -> None:
     assert not any("hint" in sentence for sentence in remarks(metrics))
     metrics["systems"]["model"]["all"] = figures(0.09, pairs=37)
