@@ -145,6 +145,15 @@ class TrainConfig(Section):
     """Sampled negatives a domain and step, shared by the batch."""
     valid_days: Annotated[int, Field(ge=1, le=3650)] = 14
     """Days before the hold-out that early stopping and every choice look at."""
+    continue_from: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Model to go on from, and train on what is new since: its id under `models/`, or `published`
+    (a first night, with nothing published, trains from the start); null trains from the start."""
+    replay: Share = 0.2
+    """Under continue_from: share of users, drawn anew each epoch, who learn from all of their
+    events again, so that the old is not forgotten."""
+    anchor: Annotated[float, Field(ge=0, le=1_000)] = 1.0
+    """Under continue_from: how strongly each step draws the weights back to where they started, as
+    a multiple of the learning rate."""
     max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 700
     """Users of a domain whom validation looks at on each of its days, sampled by hash."""
 
