@@ -82,8 +82,13 @@ class ModelConfig(Section):
     """What of the backbone learns: nothing (the head alone), its `top_layers`, all of it."""
     top_layers: Annotated[int, Field(ge=1, le=100)] = 2
     """Transformer layers that learn under `trainable: top`."""
-    adapter: Literal["none"] = "none"
-    """Parameter-efficient adapter of the backbone."""
+    adapter: Literal["none", "lora", "adalora", "bottleneck"] = "none"
+    """Parameter-efficient adapter: it learns in place of the backbone's own weights, in its
+    `top_layers` under `trainable: top`, else in all layers."""
+    adapter_rank: Annotated[int, Field(ge=1, le=1_024)] = 8
+    """Rank of LoRA's products, which AdaLoRA reaches on average; width of a bottleneck."""
+    adapter_targets: tuple[str, ...] | None = None
+    """Linear maps of a layer that get LoRA, by the last part of their names; default: all."""
     text_tokens: Annotated[int, Field(ge=4, le=8192)] = 64
     """Tokens of an item's text that are read."""
     width: Annotated[int, Field(ge=8, le=4096)] = 128
@@ -102,6 +107,11 @@ class ModelConfig(Section):
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of item-id embeddings that are left out in training, so that the text alone must serve
     too."""
+
+    @property
+    def backbone_learns(self) -> bool:
+        """Whether texts have to be encoded anew as training goes on."""
+        return self.trainable != "head" or self.adapter != "none"
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
@@ -126,7 +136,9 @@ class TrainConfig(Section):
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps at most; default: as many as the epochs have."""
     patience: Annotated[int, Field(ge=1, le=1_000)] = 2
-    """Epochs without a better validation NDCG@10 before stopping."""
+    """Epochs without a better `stop_on` before stopping."""
+    stop_on: Literal["ndcg@10", "hr@10", "mrr@10"] = "ndcg@10"
+    """Measure of the validation slice that chooses the epoch."""
     num_workers: Annotated[int, Field(ge=1, le=4096)] = 1
     """Ray Train workers."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
@@ -135,8 +147,34 @@ class TrainConfig(Section):
     """Peak learning rate of the head."""
     backbone_learning_rate: Annotated[float, Field(ge=0, le=1)] = 2e-5
     """Peak learning rate of backbone weights that learn."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the backbone's rate from each layer to the one below it; 1: all learn alike."""
+    unfreeze_epochs: Annotated[int, Field(ge=0, le=1_000)] = 0
+    """Epochs after which each further layer of the backbone, from the top, begins to learn; 0: all
+    learn from the start."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.01
-    """Decoupled weight decay of matrices."""
+    """Weight decay of matrices, decoupled from the gradient under AdamW."""
+    warm_up_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps over which rates rise from 0, at most a tenth of all; then they fall along a cosine to
+    a tenth."""
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Norm to which the gradient is clipped."""
+    accumulate: Annotated[int, Field(ge=1, le=1_024)] = 1
+    """Parts into which a worker cuts its share of a batch, one forward pass each; the step is the
+    same, the memory smaller."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of products in forward and backward passes; weights, logits and losses stay fp32. auto: bf16
+    on GPUs that have it."""
+    gradient_checkpointing: bool = False
+    """Whether a backbone that learns computes its activations again in the backward pass, to save
+    memory."""
+    compile: bool = False
+    """Whether the sequence encoder, and a backbone that learns, go through torch.compile: worth it
+    on GPUs and for long trainings; needs a C++ compiler on the CPU."""
     domain_balance: Share = 0.5
     """How domains share the loss: 1 by their events, 0 alike; between, by events to that power."""
     full_softmax_items: Annotated[int, Field(ge=0)] = 4_096
@@ -156,6 +194,16 @@ class TrainConfig(Section):
     a multiple of the learning rate."""
     max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 700
     """Users of a domain whom validation looks at on each of its days, sampled by hash."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "TrainConfig":
+        parts = self.num_workers * self.accumulate
+        if self.batch_size % parts:
+            raise ValueError(
+                "batch_size must be a multiple of num_workers x accumulate; "
+                f"{self.batch_size} is none of {self.num_workers} x {self.accumulate}"
+            )
+        return self
 
 
 class EvaluateConfig(Section):

@@ -10,7 +10,7 @@ Tensor suffixes: B texts, T tokens, W width.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ class TextBackbone(nn.Module):
             return_tensors="pt",
         )
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in the backward pass, where the model can."""
+        model: Any = self.model
+        model.activation_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (B, W) unit vectors; differentiable."""
@@ -106,45 +111,6 @@ def weights_digest(backbone: TextBackbone) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def select_trainable(backbone: TextBackbone, trainable: str, top_layers: int) -> list[nn.Parameter]:
-    """Freeze all but what `model.trainable` names; return the parameters that learn.
-
-    Args:
-        backbone: changed in place.
-        trainable: "head" (nothing of the backbone), "top" (its last `top_layers` layers), or "all".
-        top_layers: at most the number of layers.
-
-    Raises:
-        ConfigError: the backbone has no stack of layers that is as deep.
-    """
-    backbone.requires_grad_(trainable == "all")
-    if trainable == "top":
-        for layer in _layers(backbone.model, top_layers):
-            layer.requires_grad_(True)
-    # A pooler on top is not used by mean pooling: it would never get a gradient.
-    for name, parameter in backbone.model.named_parameters():
-        if name.startswith("pooler."):
-            parameter.requires_grad_(False)
-    return [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-
-
-def _layers(model: nn.Module, count: int) -> list[nn.Module]:
-    stacks = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) >= count
-    ]
-    if not stacks:
-        found = f"no stack of {count} layers in {type(model).__name__}"
-        raise ConfigError(
-            explain(
-                "model.top_layers", "at most the backbone's layers", found, "use a smaller number"
-            )
-        )
-    deepest = max(stacks, key=lambda stack: sum(1 for _ in stack))
-    return list(deepest)[-count:]
 
 
 @torch.inference_mode()

@@ -4,7 +4,9 @@ models/<model_id>/model.safetensors   the recommender
 models/<model_id>/config.json         settings, domains, what it was trained on
 models/<model_id>/fusion.safetensors  how the parts of a score add up
 models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in
-training models/<model_id>/backbone/           the text backbone, as transformers reads it
+training
+models/<model_id>/backbone/           the text backbone, as transformers reads it; bottleneck
+adapters, which transformers does not know, lie beside its weights
 
 model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
@@ -28,6 +30,7 @@ from torch import Tensor
 
 from crossrec.config import ModelConfig
 from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.model.adapters import merged, put_bottlenecks, take_bottlenecks
 from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
 from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.recommender import Recommender
@@ -36,6 +39,9 @@ from crossrec.storage import Store
 
 FORMAT = 2
 """Of a model folder; another set of tensors is a new number."""
+
+BOTTLENECKS = "bottlenecks.safetensors"
+"""Beside a backbone's weights: adapters that cannot be added to them."""
 
 BACKBONE_FILES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".py"})
 """Endings of what a backbone is loaded from: weights, config, tokenizer, code; never a pickle."""
@@ -155,9 +161,14 @@ def save_model(
         if isinstance(backbone, BackboneFolder):
             files, digest = backbone.files, backbone.digest
         else:
-            backbone.model.save_pretrained(scratch)
-            backbone.tokenizer.save_pretrained(scratch)
-            files, digest = sorted(Path(scratch).iterdir()), weights_digest(backbone)
+            plain = merged(backbone)
+            digest = weights_digest(plain)
+            bottlenecks = take_bottlenecks(plain.model)
+            plain.model.save_pretrained(scratch)
+            plain.tokenizer.save_pretrained(scratch)
+            if bottlenecks:
+                (Path(scratch) / BOTTLENECKS).write_bytes(tensors_to_bytes(bottlenecks))
+            files = sorted(Path(scratch).iterdir())
         for path in files:
             store.write_bytes(f"{folder}/backbone/{path.name}", path.read_bytes())
     store.write_bytes(
@@ -208,7 +219,11 @@ def load_model_backbone(store: Store, folder: str, settings: ModelConfig) -> Tex
     """Read the backbone that a model folder carries."""
     with tempfile.TemporaryDirectory() as scratch:
         copy_folder(store, f"{folder}/backbone", Path(scratch))
-        return load_backbone(scratch, settings.text_tokens, settings.trust_remote_code)
+        backbone = load_backbone(scratch, settings.text_tokens, settings.trust_remote_code)
+        adapters = Path(scratch) / BOTTLENECKS
+        if adapters.exists():
+            put_bottlenecks(backbone.model, tensors_from_bytes(adapters.read_bytes()))
+        return backbone
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -118,11 +118,7 @@ class NextEventLoss(nn.Module):
                 torch.full_like(asked, domain),
                 targets.elapsed_N[asked],
             )
-            logits_NC = (
-                queries_NW
-                @ vectors_UW[torch.searchsorted(rows_U, rows_C)].T
-                * self.recommender.log_scale.exp()
-            )
+            logits_NC = self._logits(queries_NW, vectors_UW[torch.searchsorted(rows_U, rows_C)])
             offset_C = torch.log1p(self.items.counts_I[rows_C]) - log_share_C
             labels_N = torch.searchsorted(rows_C, targets.rows_N[asked])
             # The target itself is there with certainty, whatever the chance of its being drawn.
@@ -133,6 +129,11 @@ class NextEventLoss(nn.Module):
             summed = functional.cross_entropy(logits_NC, labels_N, reduction="sum")
             total = total + summed * self.domain_weights[domain]
         return total
+
+    def _logits(self, queries_NW: Tensor, vectors_CW: Tensor) -> Tensor:
+        """Return cosine / temperature (N, C), fp32: bf16 tells logits of 12 apart by 0.06 only."""
+        with torch.autocast(queries_NW.device.type, enabled=False):
+            return queries_NW.float() @ vectors_CW.float().T * self.recommender.log_scale.exp()
 
     def _vectors(self, rows_U: Tensor) -> Tensor:
         return self.recommender.item_vectors(

@@ -33,6 +33,7 @@ from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
+from crossrec.train.continued import Start, find_start
 from crossrec.train.export import Phase
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
@@ -114,16 +115,39 @@ def train_models(
     known = prepared
     if config.evaluate.protocol == "leave_one_out":
         known = prepared.without_newest()
-    source = BackboneSource(store, config.model)
-    vectors = encode_catalogue(store, prepared, source)
     night, holdout, valid = time_cuts(config, prepared)
-    common = (vectors, source, config.model, config.train, config.seed)
     notes = {"run_id": config.run_id, "prepared": prepared.digest, "as_of_us": prepared.as_of_us}
-    epochs = config.train.epochs
-    select = TrainJob(store, known, *common, valid, (valid, holdout), epochs)
+
+    def job_from(start: Start | None, **facts: Any) -> TrainJob:
+        source = BackboneSource(store, config.model, start.folder if start else None)
+        return TrainJob(
+            store=store,
+            vectors=encode_catalogue(store, prepared, source),
+            source=source,
+            model=config.model,
+            train=config.train,
+            seed=config.seed,
+            epochs=config.train.epochs,
+            start=start,
+            **facts,
+        )
+
+    earlier = find_start(config, store)
+    select = job_from(
+        earlier.selected if earlier else None,
+        prepared=known,
+        known_before=valid,
+        valid=(valid, holdout),
+        earlier=earlier.holdout if earlier else None,
+    )
     phases = [Phase("select", select, folders.selected, notes)]
     if folders.refitted is not None:
-        refit = TrainJob(store, prepared, *common, night, None, epochs)
+        refit = job_from(
+            earlier.refitted if earlier else None,
+            prepared=prepared,
+            known_before=night,
+            valid=None,
+        )
         phases.append(Phase("refit", refit, folders.refitted, notes))
     chosen, *rest = _train(phases, folders.checkpoints, training_digest(config, prepared))
     horizon = config.evaluate.holdout_days
@@ -133,6 +157,7 @@ def train_models(
         "model": folders.refitted,
         "selected": folders.selected,
         "days": {"valid": valid, "holdout": holdout, "night": night},
+        "continues": earlier.refitted.folder if earlier else None,
         "training": {name: getattr(chosen, name) for name in ("best_epoch", "best_ndcg", "curve")},
         "refit": rest[0].curve if rest else [],
         "fusion": fusion,

@@ -18,24 +18,32 @@ from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.replay import Activity, load_activity
 from crossrec.encode import BackboneSource, read_vectors
-from crossrec.model.backbone import TextBackbone, encode_texts, select_trainable
+from crossrec.model.adapters import (
+    adapter_penalty,
+    depths,
+    schedule_adapter,
+    select_trainable,
+    step_adapter,
+)
+from crossrec.model.backbone import TextBackbone, encode_texts
+from crossrec.model.carry import carry_over
+from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.objectives import ItemTable, NextEventLoss, Targets
 from crossrec.model.recommender import HistoryBatch, Recommender
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
-
-WARM_UP_STEPS = 50
-WARM_UP_SHARE = 0.1
-"""Steps over which the learning rate rises from 0, at most this share of all; then it falls along a
-cosine to a tenth."""
+from crossrec.train.continued import Anchor, Start
+from crossrec.train.optimize import build_optimizer, set_rates
 
 
 @dataclass(frozen=True)
 class TrainJob:
     """One training run: on which days, for how long, and where its inputs lie.
 
-    known_before: events of this day and later are not trained on. valid: (start, stop) days of the
+    known_before: events of this day and later are not trained on. start: a model to go on from, on
+    events that it has not seen; earlier: (start, stop) days of the hold-out beside which that model
+    was judged. valid: (start, stop) days of the
     validation slice; None trains all epochs and keeps the last. vectors: folder of text vectors of
     the backbone before training.
     """
@@ -50,6 +58,8 @@ class TrainJob:
     known_before: int
     valid: tuple[int, int] | None
     epochs: int
+    start: Start | None = None
+    earlier: tuple[int, int] | None = None
 
     @property
     def bounds(self) -> tuple[tuple[int, int], ...]:
@@ -92,19 +102,30 @@ class Task:
     optimizer: torch.optim.Optimizer
     total_steps: int
     device: torch.device
+    train: TrainConfig
+    anchor: Anchor | None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """All that learns."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def set_learning_rate(self, step: int) -> None:
-        """Set each group's rate for a step, from 0."""
-        done = min(step / max(self.total_steps, 1), 1.0)
-        warm_up = max(1.0, min(WARM_UP_STEPS, self.total_steps * WARM_UP_SHARE))
-        factor = min((step + 1) / warm_up, 1.0) * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+    def step(self, step: int, epoch: int) -> float:
+        """Take an optimizer step, the gradients being there; return their norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+        set_rates(self.optimizer, step, self.total_steps, epoch, self.train)
+        self.optimizer.step()
+        if self.anchor is not None:
+            self.anchor.pull(self.optimizer)
+        if self.texts is not None:
+            step_adapter(self.texts.backbone, step)
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the mean loss of a step."""
+        found = adapter_penalty(self.texts.backbone) if self.texts is not None else None
+        return torch.zeros((), device=self.device) if found is None else found
 
     def item_state(self) -> ItemState:
         """Return the vectors of the whole catalogue under the current weights."""
@@ -145,11 +166,13 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     )
     recommender = Recommender(job.model, vectors_IT.shape[1], items.num_rows, len(job.bounds))
     recommender.start_from(vectors_IT.cpu())
-    texts = None
-    learning: list[nn.Parameter] = []
-    if job.model.trainable != "head":
+    if job.start is not None:
+        names = [domain.name for domain in job.prepared.domains]
+        carry_over(recommender, items, names, load_model(job.store, job.start.folder))
+    texts, learning = None, {}
+    if job.model.backbone_learns:
         texts = LearningTexts(job.source.load(), catalogue["text"].to_pylist())
-        learning = select_trainable(texts.backbone, job.model.trainable, job.model.top_layers)
+        learning = _let_learn(texts.backbone, job)
     table = ItemTable(
         torch.from_numpy(np.where(has_id, np.cumsum(has_id) - 1, -1)).to(device),
         torch.from_numpy(counts.astype(np.float32)).to(device),
@@ -161,31 +184,56 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     loss = NextEventLoss(
         recommender, texts if texts is not None else vectors_IT.__getitem__, table
     ).to(device)
-    groups = _groups(
-        list(recommender.parameters()), job.train.learning_rate, job.train.weight_decay
-    )
-    groups += _groups(learning, job.train.backbone_learning_rate, job.train.weight_decay)
-    steps = job.train.epochs * -(-job.prepared.users // job.train.batch_size)
+    total_steps = count_steps(job, counts_since(activity, job))
+    if texts is not None:
+        schedule_adapter(texts.backbone, total_steps)
+    if job.train.compile:
+        compile_modules(loss)
+    optimizer = build_optimizer(list(recommender.parameters()), learning, job.train)
+    anchor = None
+    if job.start is not None and job.train.anchor:
+        anchor = Anchor(optimizer, job.train.anchor)
     return Task(
         loss,
         texts,
         vectors_IT,
         items,
         activity,
-        torch.optim.AdamW(groups),
-        min(steps, job.train.max_steps or steps),
+        optimizer,
+        total_steps,
         device,
+        job.train,
+        anchor,
     )
 
 
-def _groups(
-    parameters: list[nn.Parameter], peak: float, weight_decay: float
-) -> list[dict[str, object]]:
-    """Return optimizer groups: matrices decay, norms, biases and scalars do not."""
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if parameter.ndim <= 1]
-    return [
-        {"params": part, "lr": peak, "peak": peak, "weight_decay": decay}
-        for part, decay in ((matrices, weight_decay), (others, 0.0))
-        if part
-    ]
+def _let_learn(backbone: TextBackbone, job: TrainJob) -> dict[nn.Parameter, int]:
+    """Make what the settings name learn; return it with how far below the top each part lies."""
+    chosen = select_trainable(backbone, job.model)
+    if job.train.gradient_checkpointing:
+        backbone.checkpoint_activations()
+    depth = depths(backbone.model)
+    return {part: depth[part] for part in chosen}
+
+
+def counts_since(activity: Activity, job: TrainJob) -> int:
+    """Return how many events are new to a training that goes on from a model; all without one."""
+    first = job.start.known_before if job.start is not None else -(2**31)
+    return int(activity.counts(first, job.known_before).sum())
+
+
+def count_steps(job: TrainJob, new_events: int) -> int:
+    """Return the optimizer steps that the epochs have, at most."""
+    users = job.prepared.users
+    if job.start is not None:
+        users = min(users, new_events + math.ceil(job.train.replay * users))
+    # Not job.epochs: a refit goes through the rates that the chosen epoch had.
+    steps = job.train.epochs * -(-users // job.train.batch_size)
+    return min(steps, job.train.max_steps or steps)
+
+
+def compile_modules(loss: NextEventLoss) -> None:
+    """Compile in place what runs at every step; batches differ in length, so shapes are dynamic."""
+    loss.recommender.encoder.compile(dynamic=True)
+    if isinstance(loss.text_of, LearningTexts):
+        loss.text_of.backbone.model.compile(dynamic=True)

@@ -1,7 +1,7 @@
-"""Validation: the newest slice of time before the hold-out, judged by NDCG@10.
+"""Validation: the newest slice of time before the hold-out, judged by NDCG, HR and MRR at 10.
 
     valid = load_valid(store, prepared, start_day, stop_day, max_pairs)
-    ndcg = judge_epoch(recommender, items, valid, activity, prepared)
+    measures = judge_epoch(recommender, items, valid, activity, prepared)
 
 Tensor suffixes: U users of a moment, P pairs of user and domain, D domains, I items, C items of a
 domain, K list length, W model width.
@@ -25,6 +25,9 @@ from crossrec.storage import Store
 USERS_A_BATCH = 512
 
 K = 10
+
+MEASURES = ("ndcg@10", "hr@10", "mrr@10")
+"""As `evaluate.metrics` defines them; `train.stop_on` names one."""
 
 PRIOR_HALF_LIFE_DAYS = 12.0
 
@@ -100,42 +103,43 @@ def judge_epoch(
     valid: Sequence[Valid],
     activity: Activity,
     prepared: Prepared,
-) -> float:
-    """Return the NDCG@10 over all pairs of the slice of what the loss has learned to predict.
+) -> dict[str, float]:
+    """Return MEASURES over all pairs of the slice, of what the loss has learned to predict.
 
     That is cosine / temperature plus the log of how popular an item is; here how popular it was at
     the moment, as the night adds it.
     """
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
     scale = recommender.log_scale.exp().item()
-    total, pairs = 0.0, 0
+    found: list[np.ndarray] = [np.zeros((0, len(MEASURES)))]
     for moment in valid:
         popularity_I = activity.decayed(moment.start, PRIOR_HALF_LIFE_DAYS) + POPULARITY_FLOOR
         bias_I = torch.from_numpy(np.log(popularity_I)) / scale
         queries_UDW = _all_queries(recommender, items, moment, bounds)
         for index, (start, stop) in enumerate(bounds):
-            ndcg_P = _judge_domain(
+            measured_PM = _judge_domain(
                 queries_UDW[:, index],
                 items.vectors_IW[start:stop].cpu(),
                 bias_I[start:stop],
                 moment,
                 (start, stop),
             )
-            total += float(ndcg_P.sum())
-            pairs += len(ndcg_P)
-    return total / max(pairs, 1)
+            found.append(measured_PM)
+    every_PM = np.concatenate(found)
+    means = every_PM.sum(0) / max(len(every_PM), 1)
+    return dict(zip(MEASURES, means.tolist(), strict=True))
 
 
 def _judge_domain(
     queries_UW: Tensor, vectors_CW: Tensor, bias_C: Tensor, moment: Valid, bounds: tuple[int, int]
 ) -> np.ndarray:
-    """Return the NDCG@10 of each user who did something new in the domain, (P,) float64."""
+    """Return MEASURES of each user who did something new in the domain, (P, M) float64."""
     start, stop = bounds
     inside = (moment.rows >= start) & (moment.rows < stop)
     asked = np.unique(moment.users[inside])
     histories = moment.histories
     owners, had = histories.owners, (histories.rows >= start) & (histories.rows < stop)
-    found = []
+    found = [np.zeros((0, len(MEASURES)))]
     for block in np.split(asked, range(USERS_A_BATCH, len(asked), USERS_A_BATCH)):
         place = np.full(len(histories.lengths), -1)
         place[block] = np.arange(len(block))
@@ -148,9 +152,12 @@ def _judge_domain(
             place[moment.users[following]], moment.rows[following].astype(np.int64) - start
         ] = True
         top_PK = scores_PC.topk(min(K, stop - start), dim=1).indices
-        gain_PK = is_next_PC.gather(1, top_PK).numpy() / np.log2(np.arange(2, top_PK.shape[1] + 2))
+        hit_PK = is_next_PC.gather(1, top_PK).numpy()
+        place_K = np.arange(1, top_PK.shape[1] + 1)
         ideal_K = np.cumsum(1 / np.log2(np.arange(2, K + 2)))
-        found.append(gain_PK.sum(1) / ideal_K[np.minimum(is_next_PC.sum(1).numpy(), K) - 1])
+        best_P = ideal_K[np.minimum(is_next_PC.sum(1).numpy(), K) - 1]
+        ndcg_P = (hit_PK / np.log2(place_K + 1)).sum(1) / best_P
+        found.append(np.stack([ndcg_P, hit_PK.any(1), (hit_PK / place_K).max(1)], 1))
     return np.concatenate(found)
 
 

@@ -11,7 +11,6 @@ from crossrec.model.backbone import (
     TextBackbone,
     encode_texts,
     load_backbone,
-    select_trainable,
     weights_digest,
 )
 
@@ -65,40 +64,6 @@ def test_encode_texts_leaves_training_mode_as_it_was(backbone: TextBackbone) -> 
     assert backbone.training
     # Dropout would tell the two apart.
     assert np.array_equal(one, other)
-
-
-def test_select_trainable_head_freezes_the_backbone(backbone: TextBackbone) -> None:
-    assert select_trainable(backbone, "head", 1) == []
-    assert not any(parameter.requires_grad for parameter in backbone.parameters())
-
-
-def learning(backbone: TextBackbone) -> set[str]:
-    return {name for name, part in backbone.model.named_parameters() if part.requires_grad}
-
-
-def test_select_trainable_top_learns_the_last_layers_alone(backbone: TextBackbone) -> None:
-    chosen = select_trainable(backbone, "top", 1)
-    expected = {
-        name for name, _ in backbone.model.named_parameters() if name.startswith("encoder.layer.1.")
-    }
-    assert expected
-    assert learning(backbone) == expected
-    assert len(chosen) == len(expected)
-
-
-def test_select_trainable_all_learns_everything_but_the_pooler(backbone: TextBackbone) -> None:
-    chosen = select_trainable(backbone, "all", 1)
-    every = {name for name, _ in backbone.model.named_parameters()}
-    pooler = {name for name in every if name.startswith("pooler.")}
-    assert pooler
-    assert learning(backbone) == every - pooler
-    backbone(**backbone.tokenize(TEXTS)).sum().backward()
-    assert all(parameter.grad is not None for parameter in chosen)
-
-
-def test_select_trainable_tells_of_a_stack_that_is_not_as_deep(backbone: TextBackbone) -> None:
-    with pytest.raises(ConfigError, match=r"model.top_layers: .*found no stack of 3 layers"):
-        select_trainable(backbone, "top", 3)
 
 
 def test_weights_digest_changes_with_one_weight(backbone: TextBackbone, tiny_backbone: str) -> None:

@@ -101,7 +101,7 @@ def test_load_valid_of_nobody_active_is_judged_as_zero(tmp_path: Path) -> None:
     store, prepared = write_buckets(tmp_path, [{"bob": [(3, 3)]}, {}])
     moments = load_valid(store, prepared, 10, 16, 5)
     assert [len(valid.users) for valid in moments] == [0, 0, 0]
-    assert judge_epoch(*make_model(), moments, no_activity(), prepared) == 0.0
+    assert judge_epoch(*make_model(), moments, no_activity(), prepared)["ndcg@10"] == 0.0
 
 
 def make_model() -> tuple[Recommender, ItemState]:
@@ -130,7 +130,7 @@ def test_judge_epoch_ranks_unseen_items_by_likeness(tmp_path: Path) -> None:
     # Row 0 is seen, so 1 is first and 3 third; to row 0, video's likest is 20 and then 21.
     store, prepared = write_buckets(tmp_path, [{"ada": [(0, 2), (3, 10), (21, 10)]}])
     valid = load_valid(store, prepared, 10, 11, 5)
-    ndcg = judge_epoch(*make_model(), valid, no_activity(), prepared)
+    ndcg = judge_epoch(*make_model(), valid, no_activity(), prepared)["ndcg@10"]
     assert ndcg == pytest.approx((1 / math.log2(1 + 3) + 1 / math.log2(1 + 2)) / 2)
 
 
@@ -139,9 +139,11 @@ def test_judge_epoch_lets_popularity_lead_where_it_predicts(tmp_path: Path) -> N
     users = {f"user-{number}": [(0, 2), (15, 10)] for number in range(5)}
     store, prepared = write_buckets(tmp_path, [users])
     valid = load_valid(store, prepared, 10, 11, 5)
-    assert judge_epoch(*make_model(), valid, bought(15, 9, 500), prepared) == pytest.approx(1.0)
+    assert judge_epoch(*make_model(), valid, bought(15, 9, 500), prepared)[
+        "ndcg@10"
+    ] == pytest.approx(1.0)
     # Popular only on the judged day itself: not known.
-    assert judge_epoch(*make_model(), valid, bought(15, 10, 500), prepared) == 0
+    assert judge_epoch(*make_model(), valid, bought(15, 10, 500), prepared)["ndcg@10"] == 0
 
 
 def test_judge_epoch_divides_popularity_by_the_scale_of_the_loss(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_judge_epoch_divides_popularity_by_the_scale_of_the_loss(tmp_path: Path)
     for factor, expected in ((0.99, 1.0), (1.01, 1 / math.log2(1 + 2))):
         with torch.no_grad():
             recommender.log_scale.fill_(math.log(popularity / likeness * factor))
-        ndcg = judge_epoch(recommender, items, valid, bought(15, 9, 500), prepared)
+        ndcg = judge_epoch(recommender, items, valid, bought(15, 9, 500), prepared)["ndcg@10"]
         assert ndcg == pytest.approx(expected)
 
 
@@ -163,7 +165,9 @@ def test_judge_epoch_of_all_items_relevant_is_1(tmp_path: Path) -> None:
     events = [(0, 2), *((row, 10) for row in range(1, 15))]
     store, prepared = write_buckets(tmp_path, [{"ada": events}])
     valid = load_valid(store, prepared, 10, 11, 5)
-    assert judge_epoch(*make_model(), valid, no_activity(), prepared) == pytest.approx(1.0)
+    assert judge_epoch(*make_model(), valid, no_activity(), prepared)["ndcg@10"] == pytest.approx(
+        1.0
+    )
 
 
 @pytest.mark.parametrize("users_a_batch", [1, 2])
@@ -172,7 +176,9 @@ def test_judge_epoch_does_not_depend_on_its_batches(
 ) -> None:
     store, prepared = write_buckets(tmp_path, BUCKETS)
     valid = load_valid(store, prepared, 10, 16, 1_000)
-    whole = judge_epoch(*make_model(), valid, no_activity(), prepared)
+    whole = judge_epoch(*make_model(), valid, no_activity(), prepared)["ndcg@10"]
     monkeypatch.setattr(validate, "USERS_A_BATCH", users_a_batch)
-    assert judge_epoch(*make_model(), valid, no_activity(), prepared) == pytest.approx(whole)
+    assert judge_epoch(*make_model(), valid, no_activity(), prepared)["ndcg@10"] == pytest.approx(
+        whole
+    )
     assert whole > 0

@@ -1,0 +1,177 @@
+"""An epoch on one worker: histories to batches, batches to steps.
+
+tables = learners(shard.iter_batches(...), job, rng)
+point = train_epoch(job, task, loss, minibatches(tables, 128, rng), progress)
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.train.torch
+import torch
+from torch import Tensor, distributed, nn
+
+from crossrec.data.replay import before, flatten, pad, training_targets
+from crossrec.model.inference import to_batch
+from crossrec.model.objectives import Targets
+from crossrec.model.recommender import HistoryBatch
+from crossrec.train.continued import select_learners
+from crossrec.train.progress import Progress
+from crossrec.train.task import Task, TrainJob, idle_batch
+
+
+def learners(
+    tables: Iterable[pa.Table], job: TrainJob, rng: np.random.Generator
+) -> Iterator[pa.Table]:
+    """Yield the histories that learn: all, or under a start those `select_learners` takes.
+
+    The latter with the day `since` from which on their events are targets.
+    """
+    if job.start is None:
+        yield from tables
+        return
+    for table in tables:
+        histories = before(flatten(table), job.known_before)
+        ends = histories.offsets[1:] - 1
+        newest = np.full(len(ends), np.iinfo(np.int32).min, np.int64)
+        has_events = histories.lengths > 0
+        newest[has_events] = histories.days[ends[has_events]]
+        keep, since = select_learners(newest, job.start.known_before, job.train.replay, rng)
+        yield table.append_column("since", pa.array(since)).filter(pa.array(keep))
+
+
+def minibatches(
+    tables: Iterable[pa.Table], size: int, rng: np.random.Generator
+) -> Iterator[pa.Table]:
+    """Yield batches of histories of similar length, in random order: little of it is padding."""
+    for table in tables:
+        lengths = pc.list_value_length(table["rows"]).to_numpy()
+        # Noise keeps the company of a history changing from epoch to epoch.
+        order = np.argsort(np.log1p(lengths) + rng.normal(0, 0.2, len(lengths)))
+        starts = np.arange(0, len(order), size)
+        for start in rng.permutation(starts):
+            yield table.take(pa.array(order[start : start + size]))
+
+
+def train_epoch(
+    job: TrainJob, task: Task, loss: nn.Module, batches: Iterable[pa.Table], progress: Progress
+) -> dict[str, float]:
+    """Take a step a batch; return the epoch's means over the workers.
+
+    All workers take as many steps as the one with the most batches: Ray Data deals out equal
+    shares, but whoever has none left would keep the others waiting for ever.
+
+    Returns:
+        loss: of a target. learning_rate: of the head in the last step. gradient_norm: mean over
+        steps, before clipping. histories: read by all workers. waiting: share of the time in which
+        this worker waited for its batch.
+    """
+    task.loss.train()
+    # From the epoch's seed, so that a replay of the epoch draws the same negatives.
+    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+    totals = torch.zeros(3, dtype=torch.float64)
+    norms, waited, began = [], 0.0, time.perf_counter()
+    waiting = iter(batches)
+    while True:
+        asked_at = time.perf_counter()
+        table = next(waiting, None)
+        parts = to_parts(job, table)
+        waited += time.perf_counter() - asked_at
+        count = sum(len(targets.rows_N) for _, targets in parts)
+        asked, busy = _sum(torch.tensor([count, table is not None])).tolist()
+        if not busy:
+            break
+        summed = add_gradients(task, loss, parts, max(asked, 1), generator)
+        norms.append(task.step(progress.step, progress.epoch))
+        progress.step += 1
+        totals += torch.tensor([summed, count, 0 if table is None else table.num_rows])
+        if job.train.max_steps is not None and progress.step >= job.train.max_steps:
+            progress.is_done = True
+            break
+    total, count, histories = _sum(totals).tolist()
+    return {
+        "loss": round(total / max(count, 1), 5),
+        "learning_rate": float(f"{task.optimizer.param_groups[0]['lr']:.3g}"),
+        "gradient_norm": round(float(np.mean(norms)), 4) if norms else 0.0,
+        "histories": int(histories),
+        "waiting": round(waited / max(time.perf_counter() - began, 1e-9), 4),
+    }
+
+
+def add_gradients(
+    task: Task,
+    loss: nn.Module,
+    parts: Sequence[tuple[HistoryBatch, Targets]],
+    asked: int,
+    generator: torch.Generator,
+) -> float:
+    """Add up the gradients of a step's parts; return this worker's summed loss.
+
+    asked: targets of all workers and parts, over which the loss is a mean.
+    """
+    total = 0.0
+    for number, (batch, targets) in enumerate(parts, 1):
+        # Workers exchange gradients once, with the last part.
+        is_last = number == len(parts)
+        hold = contextlib.nullcontext() if is_last or _world() == 1 else loss.no_sync()  # type: ignore[operator]
+        with hold:
+            with autocast(task.device, task.train.precision):
+                summed: Tensor = loss(batch.to(task.device), targets.to(task.device), generator)
+            # DDP averages over workers; this makes that the mean over the global batch's targets.
+            mean = summed * _world() / asked
+            (mean + task.penalty() if is_last else mean).backward()
+        total += summed.item()
+    return total
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a forward pass in `train.precision`."""
+    is_bf16 = precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
+
+
+def to_parts(job: TrainJob, table: pa.Table | None) -> list[tuple[HistoryBatch, Targets]]:
+    """Turn a batch of histories into tensors, `accumulate` parts of nearly equal size."""
+    if table is None:
+        return [idle_batch(len(job.bounds))] * job.train.accumulate
+    cuts = np.linspace(0, table.num_rows, job.train.accumulate + 1).astype(int).tolist()
+    return [_to_tensors(job, table.slice(a, b - a)) for a, b in itertools.pairwise(cuts)]
+
+
+def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
+    """Turn histories into tensors; a batch with nothing to predict becomes an idle one."""
+    if not table.num_rows:
+        return idle_batch(len(job.bounds))
+    histories = before(flatten(table), job.known_before)
+    padded = pad(histories, job.model.max_history)
+    users, sources, columns = training_targets(padded, histories)
+    if "since" in table.column_names:
+        is_asked = padded.days[users, columns] >= table["since"].to_numpy()[users]
+        users, sources, columns = users[is_asked], sources[is_asked], columns[is_asked]
+    if not len(users):
+        return idle_batch(len(job.bounds))
+    elapsed = np.where(sources > 0, padded.days[users, columns] - padded.days[users, sources], 0)
+    arrays = (users, sources, padded.rows[users, columns], elapsed)
+    return to_batch(padded, job.bounds), Targets(
+        *(torch.from_numpy(array.astype(np.int64)) for array in arrays)
+    )
+
+
+def _world() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Return the sum over the workers."""
+    if _world() > 1:
+        values = values.to(ray.train.torch.get_device())
+        distributed.all_reduce(values)
+    return values.cpu()
