@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "publish": {"retention"},
     "job": {"data"},
     "nightly": EVERY_STAGE,
+    "bench": {"data", "train"},
 }
 """What each part may import beside itself and the ground floor: data flows one way."""
 

@@ -1,0 +1,73 @@
+"""Made-up events and items, in a process of their own, so that their memory is gone afterwards."""
+
+import multiprocessing
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+DOMAINS = ("shop", "social", "video")
+ITEMS = 100_000
+EVENTS_A_USER = 5_000_000 / 194_000
+EVENTS_A_FILE = 5_000_000 // 32
+
+TRAIN_SETTINGS = {
+    "items": 10_000,
+    "width": 128,
+    "layers": 2,
+    "heads": 4,
+    "length": 50,
+    "batch": 128,
+    "negatives": 64,
+    "epochs": 3,
+}
+"""Of `train`, the peer's too; no negatives: softmax over all items."""
+
+
+def ensure_data(
+    folder: Path, events: int, items: int = ITEMS, domains: Sequence[str] = DOMAINS
+) -> Path:
+    """Make events and items where they are missing; return their folder."""
+    data = folder / f"events-{events}-items-{items}-domains-{len(domains)}"
+    if not data.exists():
+        run_apart(make_data, data, events, items, domains)
+    return data
+
+
+def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a function in a process of its own, so that nothing of it stays; return its result."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def make_data(folder: Path, events: int, items: int, domains: Sequence[str]) -> None:
+    """Write events in files of 156,250, and the items; some users and items are far more active."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for name in ("events", "items"):
+        (unfinished / name).mkdir(parents=True)
+    item_ids = pa.array(np.char.add("item-", np.arange(items).astype(str)))
+    owners = pa.array(domains).take(pa.array(np.arange(items) % len(domains)))
+    titles = pa.array(np.char.add("a thing of kind ", (np.arange(items) % 997).astype(str)))
+    catalogue = pa.table({"item_id": item_ids, "domain": owners, "title": titles})
+    pq.write_table(catalogue, unfinished / "items" / "items.parquet")
+    users = max(1, round(events / EVENTS_A_USER))
+    for number, first in enumerate(range(0, events, EVENTS_A_FILE)):
+        draw = np.random.default_rng(number)
+        rows = min(EVENTS_A_FILE, events - first)
+        user = (users * draw.random(rows) ** 2).astype(np.int64)
+        item = pa.array((items * draw.random(rows) ** 3).astype(np.int64))
+        seconds = draw.integers(1_600_000_000, 1_700_000_000, rows)
+        table = {
+            "user_id": pa.array(np.char.add("user-", user.astype(str))),
+            "item_id": item_ids.take(item),
+            "domain": owners.take(item),
+            "timestamp": pa.array(seconds, pa.timestamp("s")).cast(pa.timestamp("us")),
+        }
+        pq.write_table(pa.table(table), unfinished / "events" / f"part-{number:05d}.parquet")
+    unfinished.rename(folder)
