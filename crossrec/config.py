@@ -125,8 +125,11 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning."""
 
-    objective: Literal["softmax"] = "softmax"
-    """The loss."""
+    objective: Literal["softmax", "bce", "gbce", "contrastive"] = "softmax"
+    """The loss of the sequence part: softmax over the domain's items; bce or gbce, each item for
+    itself, a target against `negatives` of it; contrastive, against the batch's other targets."""
+    gbce_t: Share = 0.75
+    """How far gbce undoes the sampling of negatives: 0 not at all, as bce does; 1 wholly."""
     adapt: Literal["none"] = "none"
     """Self-supervised phase before fine-tuning."""
     strategy: Literal["ddp"] = "ddp"

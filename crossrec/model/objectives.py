@@ -1,4 +1,7 @@
-"""What fine-tuning minimises: softmax over the target domain's items, full or sampled.
+"""What fine-tuning minimises; all objectives see the same queries and item vectors.
+
+softmax: over the target domain's items, all or a sample. contrastive: over the targets of the batch
+alone. bce, gbce: each item for itself, a target against sampled negatives (model.losses).
 
 In: a batch of histories with targets. Out: the summed loss and the number of targets, so that
 workers with unequal batches still average to the loss of the one global batch.
@@ -7,18 +10,43 @@ Tensor suffixes: B users, L positions, N targets, C candidates, U unique items o
 width, W model width.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crossrec.model.losses import binary_loss, positive_weight
 from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
 
 TextOf = Callable[[Tensor], Tensor]
 """Catalogue rows (U,) -> text vectors (U, T): a table look-up, or a pass through a backbone that
 learns."""
+
+
+LEVEL_SPEED = 10.0
+"""Adam moves a parameter by the learning rate a step; the level of log-odds has further to go."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: `train.objective`, and `train.gbce_t` where it is gbce."""
+
+    name: Literal["softmax", "bce", "gbce", "contrastive"] = "softmax"
+    gbce_t: float = 0.75
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each item is judged for itself, so that scores become probabilities."""
+        return self.name in ("bce", "gbce")
+
+    @property
+    def trust(self) -> float:
+        """The t of gBCE; 0 makes it BCE."""
+        return self.gbce_t if self.name == "gbce" else 0.0
 
 
 @dataclass(frozen=True)
@@ -75,14 +103,29 @@ class ItemTable:
 
 
 class NextEventLoss(nn.Module):
-    """The recommender, and the backbone where it learns, under the softmax objective."""
+    """The recommender, and the backbone where it learns, under an objective.
 
-    def __init__(self, recommender: Recommender, text_of: TextOf, items: ItemTable) -> None:
+    levels: the domains' log-odds where each item is judged for itself, else empty.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        text_of: TextOf,
+        items: ItemTable,
+        objective: Objective = Objective(),
+    ) -> None:
         super().__init__()
         self.recommender = recommender
         self.text_of = text_of
+        if objective.name == "contrastive":
+            items = replace(items, full_softmax_items=0, negatives=0)
         self.items = items
+        self.objective = objective
         self.domain_weights = items.domain_weights()
+        self.levels = nn.ParameterList(
+            nn.Parameter(torch.zeros(())) for _ in items.bounds if objective.is_binary
+        )
 
     def forward(self, batch: HistoryBatch, targets: Targets, generator: torch.Generator) -> Tensor:
         """Return the loss summed over the targets, each with the weight of its domain.
@@ -119,14 +162,18 @@ class NextEventLoss(nn.Module):
                 targets.elapsed_N[asked],
             )
             logits_NC = self._logits(queries_NW, vectors_UW[torch.searchsorted(rows_U, rows_C)])
-            offset_C = torch.log1p(self.items.counts_I[rows_C]) - log_share_C
+            logits_NC = logits_NC + torch.log1p(self.items.counts_I[rows_C])
             labels_N = torch.searchsorted(rows_C, targets.rows_N[asked])
-            # The target itself is there with certainty, whatever the chance of its being drawn.
-            logits_NC = logits_NC + offset_C
-            logits_NC[torch.arange(len(labels_N), device=labels_N.device), labels_N] += log_share_C[
-                labels_N
-            ]
-            summed = functional.cross_entropy(logits_NC, labels_N, reduction="sum")
+            if self.objective.name == "softmax":
+                summed = _softmax_loss(logits_NC, log_share_C, labels_N)
+            else:
+                is_other_NC = ~_had(batch.rows_BL, rows_C)[users]
+                if self.objective.name == "contrastive":
+                    summed = _softmax_loss(logits_NC, log_share_C, labels_N, is_other_NC)
+                else:
+                    summed = self._binary_loss(
+                        logits_NC, log_share_C, labels_N, is_other_NC, domain
+                    )
             total = total + summed * self.domain_weights[domain]
         return total
 
@@ -134,6 +181,30 @@ class NextEventLoss(nn.Module):
         """Return cosine / temperature (N, C), fp32: bf16 tells logits of 12 apart by 0.06 only."""
         with torch.autocast(queries_NW.device.type, enabled=False):
             return queries_NW.float() @ vectors_CW.float().T * self.recommender.log_scale.exp()
+
+    def _binary_loss(
+        self,
+        logits_NC: Tensor,
+        log_share_C: Tensor,
+        labels_N: Tensor,
+        is_other_NC: Tensor,
+        domain: int,
+    ) -> Tensor:
+        """Return the summed BCE or gBCE of a domain.
+
+        Of the other items `negatives` a target count, or all: each candidate by that share, over
+        its chance to be there, so that the sum is right on average whatever else is in the batch.
+        The logits start at the log-odds that would be right if all users were alike.
+        """
+        start, stop = self.items.bounds[domain]
+        others = max(stop - start - 1, 1)
+        is_full = not log_share_C.any()
+        share = 1.0 if is_full else min(1.0, self.items.negatives / others)
+        beta = positive_weight(share, self.objective.trust)
+        events = (1 + self.items.counts_I[start:stop]).sum()
+        level = LEVEL_SPEED * self.levels[domain] + math.log(beta / share) - events.log()
+        weights_NC = is_other_NC * (share * torch.exp(-log_share_C))
+        return binary_loss(logits_NC + level, labels_N, weights_NC, beta)
 
     def _vectors(self, rows_U: Tensor) -> Tensor:
         return self.recommender.item_vectors(
@@ -171,4 +242,37 @@ class NextEventLoss(nn.Module):
         missed_C = len(own_N) * torch.log1p(
             -share_C.clamp(max=1 - 1e-6)
         ) + self.items.negatives * torch.log1p(torch.tensor(-1 / size, device=device))
-        return rows_C, torch.log(-torch.expm1(missed_C))
+        # An item without events is there only as a target, whatever its chance.
+        return rows_C, torch.log(-torch.expm1(missed_C).clamp(max=-1e-9))
+
+
+def _softmax_loss(
+    logits_NC: Tensor, log_share_C: Tensor, labels_N: Tensor, is_other_NC: Tensor | None = None
+) -> Tensor:
+    """Return the summed softmax loss, each negative over its chance to be there (logQ correction).
+
+    Yi et al. 2019, but not for the target: it is there with certainty, whatever the chance of its
+    being drawn (Khrylchenko et al. 2025). The same holds for negatives from the batch, which would
+    otherwise push down what is popular for being popular.
+
+    Args:
+        logits_NC: of every target's candidates.
+        log_share_C: log of each candidate's chance to be there.
+        labels_N: column of the target.
+        is_other_NC: False for what the user had too, no negative; all are where it is None.
+    """
+    places = torch.arange(len(labels_N), device=labels_N.device)
+    corrected_NC = logits_NC - log_share_C
+    if is_other_NC is not None:
+        corrected_NC = corrected_NC.masked_fill(~is_other_NC, -torch.inf)
+    corrected_NC[places, labels_N] = logits_NC[places, labels_N]
+    return functional.cross_entropy(corrected_NC, labels_N, reduction="sum")
+
+
+def _had(rows_BL: Tensor, rows_C: Tensor) -> Tensor:
+    """Return (B, C) bool: whether a sorted candidate stands anywhere in a user's history."""
+    columns_BL = torch.searchsorted(rows_C, rows_BL).clamp(max=len(rows_C) - 1)
+    users, places = torch.nonzero(rows_C[columns_BL] == rows_BL, as_tuple=True)
+    had_BC = rows_BL.new_zeros(len(rows_BL), len(rows_C), dtype=torch.bool)
+    had_BC[users, columns_BL[users, places]] = True
+    return had_BC

@@ -29,7 +29,7 @@ from crossrec.model.backbone import TextBackbone, encode_texts
 from crossrec.model.carry import carry_over
 from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import ItemState, item_state
-from crossrec.model.objectives import ItemTable, NextEventLoss, Targets
+from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targets
 from crossrec.model.recommender import HistoryBatch, Recommender
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
@@ -182,14 +182,18 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         job.train.domain_balance,
     )
     loss = NextEventLoss(
-        recommender, texts if texts is not None else vectors_IT.__getitem__, table
+        recommender,
+        texts if texts is not None else vectors_IT.__getitem__,
+        table,
+        Objective(job.train.objective, job.train.gbce_t),
     ).to(device)
     total_steps = count_steps(job, counts_since(activity, job))
     if texts is not None:
         schedule_adapter(texts.backbone, total_steps)
     if job.train.compile:
         compile_modules(loss)
-    optimizer = build_optimizer(list(recommender.parameters()), learning, job.train)
+    head = [*recommender.parameters(), *loss.levels]
+    optimizer = build_optimizer(head, learning, job.train)
     anchor = None
     if job.start is not None and job.train.anchor:
         anchor = Anchor(optimizer, job.train.anchor)

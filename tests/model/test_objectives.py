@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,18 +8,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from crossrec.config import ModelConfig
-from crossrec.model.objectives import ItemTable, NextEventLoss, Targets
+from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targets
 from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
 from crossrec.train.task import idle_batch
 
 SETTINGS = ModelConfig(width=16, layers=1, heads=2, max_history=8)
 TEXT_WIDTH, ITEMS = 12, 46
+SOFTMAX = Objective()
 BOUNDS = ((0, 6), (6, 46))
 """A domain of 6 items and one of 40."""
 
 
 def make_loss(
-    full_softmax_items: int = 1_000, negatives: int = 1, counts: Tensor | None = None
+    full_softmax_items: int = 1_000,
+    negatives: int = 1,
+    counts: Tensor | None = None,
+    objective: Objective = SOFTMAX,
 ) -> NextEventLoss:
     """Random weights in evaluation mode; the same ones every time."""
     draw = torch.Generator().manual_seed(17)
@@ -32,7 +37,7 @@ def make_loss(
     if counts is None:
         counts = torch.randint(0, 9, (ITEMS,), generator=draw).float()
     table = ItemTable(torch.arange(ITEMS), counts, BOUNDS, full_softmax_items, negatives)
-    return NextEventLoss(recommender, texts.__getitem__, table)
+    return NextEventLoss(recommender, texts.__getitem__, table, objective)
 
 
 ROWS = torch.tensor([[-1, 3, 20, 9], [-1, 45, 3, -1]])
@@ -274,3 +279,84 @@ def test_a_domain_without_events_has_no_weight() -> None:
     counts[0] = 5.0
     found = ItemTable(torch.arange(ITEMS), counts, BOUNDS, 0, 1, balance=0.5).domain_weights()
     assert found == pytest.approx([1.0, 0.0])
+
+
+def log_odds(loss: NextEventLoss, target: Targets) -> Tensor:
+    """Logits of one target's domain: cosine / temperature + log(1 + events)."""
+    full = make_loss(counts=loss.items.counts_I)
+    start, stop = BOUNDS[int(target.rows_N[0] >= BOUNDS[0][1])]
+    found = [
+        -full(BATCH, dataclasses.replace(target, rows_N=torch.tensor([row])), seeded()).detach()
+        for row in range(start, stop)
+    ]
+    # The softmax loss gives them up to a constant; the sum of all exponentials is what is missing.
+    model, counts = full.recommender, full.items.counts_I
+    vectors = model.item_vectors(
+        full.text_of(torch.arange(ITEMS)), full.items.ids_I, torch.log1p(counts)
+    )
+    history = vectors[BATCH.rows_BL.clamp(min=0)]
+    user, source = int(target.users_N[0]), int(target.sources_N[0])
+    query = model.queries(
+        model.encode(history, BATCH)[user, source][None],
+        recent_mean(history, BATCH.rows_BL >= 0)[user, source][None],
+        torch.tensor([int(start > 0)]),
+        target.elapsed_N,
+    )
+    first = query @ vectors[start] * model.log_scale.exp() + torch.log1p(counts[start])
+    odds: Tensor = torch.stack(found) - found[0] + first.detach()
+    return odds
+
+
+TARGET = Targets(*(torch.tensor([value]) for value in (0, 2, 9, 3)))
+OTHERS = [row for row in range(*BOUNDS[1]) if row not in (9, 20)]
+"""What user 0 never had in the domain of TARGET."""
+
+
+@pytest.mark.parametrize("objective", [Objective("bce"), Objective("gbce", 0.0)])
+def test_bce_over_all_items_equals_a_computation_by_hand(objective: Objective) -> None:
+    loss = make_loss(objective=objective)
+    start, stop = BOUNDS[1]
+    level = -math.log(float((1 + loss.items.counts_I[start:stop]).sum()))
+    odds = log_odds(loss, TARGET) + level
+    expected = functional.softplus(-odds[9 - start])
+    expected = expected + sum(functional.softplus(odds[row - start]) for row in OTHERS)
+    assert loss(BATCH, TARGET, seeded()).item() == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_gbce_trusts_a_target_less_the_fewer_negatives_it_has() -> None:
+    bce, gbce = (make_loss(0, 8, objective=Objective(name, 1.0)) for name in ("bce", "gbce"))
+    # Of 39 others 8 are negatives: the target weighs 8 / 39, and the level starts lower.
+    assert gbce(BATCH, TARGET, seeded()).item() < bce(BATCH, TARGET, seeded()).item()
+
+
+def test_contrastive_compares_with_the_targets_of_the_batch_alone() -> None:
+    loss = make_loss(objective=Objective("contrastive"))
+    rows, _ = loss._candidates(TARGETS.rows_N, 1, seeded())
+    assert rows.tolist() == [9, 20, 45]
+
+
+def test_contrastive_takes_no_item_of_the_history_as_a_negative() -> None:
+    loss = make_loss(objective=Objective("contrastive"))
+    # User 0 had 20 and 9: for its target 9 the other target, 20, is no negative.
+    both = dataclasses.replace(
+        TARGET,
+        users_N=torch.tensor([0, 0]),
+        sources_N=torch.tensor([1, 2]),
+        rows_N=torch.tensor([20, 9]),
+        elapsed_N=torch.tensor([2, 3]),
+    )
+    assert loss(BATCH, both, seeded()).item() == pytest.approx(0.0, abs=1e-6)
+    # User 1 had 45 and never those two.
+    assert loss(BATCH, TARGETS, seeded()).item() > 0.1
+
+
+@pytest.mark.parametrize("name", ["bce", "gbce", "contrastive"])
+def test_every_objective_falls_when_it_is_minimised(name: Any) -> None:
+    loss = make_loss(0, 8, objective=Objective(name))
+    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
+    first = loss(BATCH, TARGETS, seeded()).item()
+    for step in range(20):
+        optimizer.zero_grad()
+        loss(BATCH, TARGETS, seeded(step)).backward()
+        optimizer.step()
+    assert loss(BATCH, TARGETS, seeded()).item() < 0.8 * first
