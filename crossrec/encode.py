@@ -29,12 +29,8 @@ from ray.data import ActorPoolStrategy
 from crossrec.config import ModelConfig
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
-from crossrec.model.checkpoint import (
-    BackboneFolder,
-    folder_digest,
-    load_model_backbone,
-    locate_weights,
-)
+from crossrec.model.checkpoint import load_model_backbone
+from crossrec.model.weights import BackboneFolder, folder_digest, locate_weights, named_pooling
 from crossrec.runlog import log
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
@@ -71,7 +67,21 @@ class BackboneSource:
         if self.model_folder:
             return load_model_backbone(self.store, self.model_folder, self.settings)
         with self._located() as place:
-            return load_backbone(place, self.settings.text_tokens, self.settings.trust_remote_code)
+            return load_backbone(
+                place,
+                self.settings.text_tokens,
+                self.settings.trust_remote_code,
+                self.settings.pooling,
+            )
+
+    def check(self) -> None:
+        """Find the backbone, so that one that is not there fails before any work.
+
+        Raises:
+            ConfigError: there is no such folder or package, or it holds no weights.
+        """
+        with self._located():
+            pass
 
     def digest(self) -> str:
         """Return what names the vectors of this backbone; loads only one of a hub.
@@ -86,7 +96,7 @@ class BackboneSource:
             return known or weights_digest(self.load())
         with self._located() as place:
             if Path(place).is_dir():
-                return folder_digest(Path(place), self.settings.text_tokens)
+                return folder_digest(Path(place), self.settings.text_tokens, self.settings.pooling)
         return weights_digest(self.load())
 
     @contextlib.contextmanager
@@ -94,8 +104,9 @@ class BackboneSource:
         """Yield what `save_model` writes where the backbone was not trained."""
         with self._located() as place:
             if Path(place).is_dir():
-                digest = folder_digest(Path(place), self.settings.text_tokens)
-                yield BackboneFolder(Path(place), width, digest)
+                digest = self.digest()
+                pooling = named_pooling(Path(place), self.settings.pooling)
+                yield BackboneFolder(Path(place), width, digest, pooling)
             else:
                 yield self.load()
 

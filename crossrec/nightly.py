@@ -7,6 +7,7 @@ from typing import Any
 
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
+from crossrec.encode import BackboneSource
 from crossrec.evaluate.pipeline import evaluate
 from crossrec.publish import publish
 from crossrec.score.pipeline import score
@@ -17,6 +18,7 @@ from crossrec.train.launch import finetune
 
 def nightly(config: Config, store: Store) -> dict[str, Any]:
     """Run all stages on an initialised Ray; return what a program wants to know of the night."""
+    BackboneSource(store, config.model).check()
     prepared = prepare(config, store)
     finetuned = finetune(config, store)
     metrics = evaluate(config, store)

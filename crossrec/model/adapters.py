@@ -207,7 +207,8 @@ def merged(backbone: TextBackbone) -> TextBackbone:
     model: Any = copy.deepcopy(backbone.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    return TextBackbone(model.eval(), backbone.tokenizer, backbone.max_tokens)
+    plain = TextBackbone(model, backbone.tokenizer, backbone.max_tokens, backbone.pooling)
+    return plain.eval()
 
 
 def take_bottlenecks(model: nn.Module) -> dict[str, Tensor]:

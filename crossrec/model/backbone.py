@@ -10,6 +10,7 @@ Tensor suffixes: B texts, T tokens, W width.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from crossrec.errors import ConfigError, explain
+from crossrec.model.pooling import SENTENCE_TRANSFORMERS, pool, pooling_of, sentence_pooling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,12 +28,17 @@ TOKENS_A_BATCH = 8_192
 
 
 class TextBackbone(nn.Module):
-    """Tokenizer, transformer and pooling in one: mean over tokens, then L2 norm."""
+    """Tokenizer, transformer and pooling in one, then the L2 norm."""
 
     def __init__(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", max_tokens: int
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        max_tokens: int,
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
+        self.pooling = pooling
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -62,13 +69,21 @@ class TextBackbone(nn.Module):
         hidden_BTW = self.model(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state
-        mask_BT1 = attention_mask.unsqueeze(-1).to(hidden_BTW.dtype)
-        mean_BW = (hidden_BTW * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
-        return nn.functional.normalize(mean_BW.float(), dim=-1)
+        pooled_BW = pool(hidden_BTW, attention_mask, self.pooling)
+        return nn.functional.normalize(pooled_BW.float(), dim=-1)
 
 
-def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False) -> TextBackbone:
+def load_backbone(
+    source: str, max_tokens: int, trust_remote_code: bool = False, pooling: str = "auto"
+) -> TextBackbone:
     """Load a backbone from a local folder or by its hub id; weights are safetensors, never pickles.
+
+    Args:
+        source: folder or id.
+        max_tokens: of a text that are read.
+        trust_remote_code: whether code that comes with it may run.
+        pooling: as `model.pooling`; auto: as sentence-transformers' file beside the weights says,
+            else by the architecture.
 
     Raises:
         ConfigError: there is no such model, or it holds no safetensors or no tokenizer.
@@ -99,14 +114,41 @@ def load_backbone(source: str, max_tokens: int, trust_remote_code: bool = False)
         raise ConfigError(
             explain(f"model.backbone {source}", "a pretrained model", found, mend)
         ) from error
+    if pooling == "auto":
+        pooling = sentence_pooling(_pooling_folder(source)) or pooling_of(config)
+    _prepare_padding(tokenizer, source)
+    return TextBackbone(model, tokenizer, max_tokens, pooling).eval()
+
+
+def _pooling_folder(source: str) -> Path:
+    """Return the folder that may say how to pool: of a hub id, where it is cached."""
+    if Path(source).is_dir():
+        return Path(source)
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        source,
+        SENTENCE_TRANSFORMERS,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found).parents[1] if found else Path(source)
+
+
+def _prepare_padding(tokenizer: "PreTrainedTokenizerBase", source: str) -> None:
+    """Let short texts be padded on the right, where no position shifts, by some token."""
+    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return TextBackbone(model.eval(), tokenizer, max_tokens)
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        mend = "give the tokenizer a pad_token in tokenizer_config.json"
+        expected = "a tokenizer with a padding token, or one that ends texts"
+        raise ConfigError(explain(f"model.backbone {source}", expected, "neither", mend))
 
 
 def weights_digest(backbone: TextBackbone) -> str:
     """Return the sha256 of all weights and of how texts are cut."""
-    digest = hashlib.sha256(f"mean|{backbone.max_tokens}".encode())
+    digest = hashlib.sha256(f"{backbone.pooling}|{backbone.max_tokens}".encode())
     for name, tensor in sorted(backbone.model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -11,8 +11,6 @@ adapters, which transformers does not know, lie beside its weights
 model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
 
-import hashlib
-import importlib.util
 import io
 import tempfile
 from collections.abc import Mapping
@@ -29,11 +27,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from crossrec.config import ModelConfig
-from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.errors import CrossrecError, explain
 from crossrec.model.adapters import merged, put_bottlenecks, take_bottlenecks
 from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
 from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.recommender import Recommender
+from crossrec.model.weights import BackboneFolder, copy_folder
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
@@ -42,23 +41,6 @@ FORMAT = 2
 
 BOTTLENECKS = "bottlenecks.safetensors"
 """Beside a backbone's weights: adapters that cannot be added to them."""
-
-BACKBONE_FILES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".py"})
-"""Endings of what a backbone is loaded from: weights, config, tokenizer, code; never a pickle."""
-
-
-@dataclass(frozen=True)
-class BackboneFolder:
-    """A local folder with a backbone that training left as it was, and the width of its vectors."""
-
-    path: Path
-    width: int
-    digest: str
-
-    @property
-    def files(self) -> list[Path]:
-        """What to copy."""
-        return backbone_files(self.path)
 
 
 @dataclass(frozen=True)
@@ -85,72 +67,6 @@ class Model:
             found["id"].cast(pl.Int64).fill_null(-1).to_numpy(writable=True),
             found["events"].cast(pl.Float32).fill_null(0.0).to_numpy(writable=True),
         )
-
-
-def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
-    """Return a local folder, or a hub id, for `model.backbone`.
-
-    Args:
-        source: local folder, fsspec URI of a folder, `pkg://package/path`, or hub id.
-        options: options of the filesystem of a URI.
-        cache: local folder into which a URI is copied.
-
-    Raises:
-        ConfigError: the package is not installed, or the folder does not exist.
-    """
-    if source.startswith("pkg://"):
-        package, _, path = source.removeprefix("pkg://").partition("/")
-        try:
-            spec = importlib.util.find_spec(package)
-        except (ModuleNotFoundError, ValueError):  # the parent of a dotted name, an empty name
-            spec = None
-        if spec is None or not spec.submodule_search_locations:
-            mend = f"pip install {package.replace('_', '-')}"
-            raise ConfigError(
-                explain(
-                    f"model.backbone {source}", f"the package {package}", "none installed", mend
-                )
-            )
-        return _existing_folder(Path(spec.submodule_search_locations[0]) / path, source)
-    if "://" in source:
-        target = cache / "backbone"
-        copy_folder(Store(source, options), "", target)
-        return _existing_folder(target, source)
-    if source.startswith((".", "/", "~")) or Path(source).is_dir():
-        return _existing_folder(Path(source).expanduser(), source)
-    return source
-
-
-def _existing_folder(folder: Path, source: str) -> str:
-    if not (folder / "config.json").is_file():
-        found = "no config.json" if folder.is_dir() else "no such folder"
-        raise ConfigError(
-            explain(f"model.backbone {source}", "a folder with weights", found, "check the path")
-        )
-    return str(folder.resolve())
-
-
-def backbone_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that a backbone is loaded from, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix in BACKBONE_FILES)
-
-
-def folder_digest(folder: Path, max_tokens: int) -> str:
-    """Return the sha256 of a backbone's files and of how texts are cut; nothing is loaded."""
-    digest = hashlib.sha256(f"mean|{max_tokens}".encode())
-    for path in backbone_files(folder):
-        digest.update(f"|{path.name}|".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def copy_folder(store: Store, folder: str, target: Path) -> None:
-    """Copy the files directly in a folder of the store to a local folder."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in store.list(folder):
-        path = f"{folder}/{name}" if folder else name
-        if "." in name:
-            (target / name).write_bytes(store.read_bytes(path))
 
 
 def save_model(
@@ -180,6 +96,7 @@ def save_model(
         "settings": model.settings.model_dump(mode="json"),
         "text_width": backbone.width,
         "text_digest": digest,
+        "pooling": backbone.pooling,
         "items": model.items.num_rows,
         "domains": list(model.domains),
         "facts": model.facts,
@@ -219,7 +136,8 @@ def load_model_backbone(store: Store, folder: str, settings: ModelConfig) -> Tex
     """Read the backbone that a model folder carries."""
     with tempfile.TemporaryDirectory() as scratch:
         copy_folder(store, f"{folder}/backbone", Path(scratch))
-        backbone = load_backbone(scratch, settings.text_tokens, settings.trust_remote_code)
+        pooling = store.read_json(f"{folder}/config.json").get("pooling", settings.pooling)
+        backbone = load_backbone(scratch, settings.text_tokens, settings.trust_remote_code, pooling)
         adapters = Path(scratch) / BOTTLENECKS
         if adapters.exists():
             put_bottlenecks(backbone.model, tensors_from_bytes(adapters.read_bytes()))

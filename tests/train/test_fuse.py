@@ -7,9 +7,10 @@ import torch
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import DomainRange, Prepared
-from crossrec.model.checkpoint import BackboneFolder, Model, load_fusions, save_model
+from crossrec.model.checkpoint import Model, load_fusions, save_model
 from crossrec.model.fusion import Fusion, Shortlists
 from crossrec.model.recommender import Recommender
+from crossrec.model.weights import BackboneFolder
 from crossrec.storage import Store
 from crossrec.train import fuse as fuse_module
 from crossrec.train.fuse import MOMENTS, SEQUENCE_MOMENTS, FusePlan, fuse, plan_moments

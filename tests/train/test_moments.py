@@ -13,10 +13,11 @@ from crossrec.data.histories import DomainRange, Prepared, catalogue_path
 from crossrec.data.itemstate import EventStates, states_on_day
 from crossrec.data.replay import Histories, before, select_users
 from crossrec.encode import read_vectors
-from crossrec.model.checkpoint import BackboneFolder, Model, load_model, save_model
+from crossrec.model.checkpoint import Model, load_model, save_model
 from crossrec.model.fusion import PARTS, Shortlists
 from crossrec.model.inference import item_state, user_state
 from crossrec.model.recommender import Recommender
+from crossrec.model.weights import BackboneFolder
 from crossrec.schema import CATALOGUE, domain_folder
 from crossrec.storage import Store
 from crossrec.train import moments
