@@ -17,7 +17,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -37,7 +36,7 @@ from crossrec.train.continued import Start, find_start
 from crossrec.train.export import Phase
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
-from crossrec.train.progress import PROGRESS, Progress, parse_progress
+from crossrec.train.progress import Progress, read_checkpoint
 from crossrec.train.task import TrainJob
 from crossrec.train.watch import log_epochs
 
@@ -199,7 +198,7 @@ def _train(phases: Sequence[Phase], folder: str, name: str) -> list[Progress]:
     options = ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"phases": phases},
+        train_loop_config={"phases": phases, "folder": f"{folder}/{name}"},
         datasets={"histories": stream_histories(job.store, job.prepared)},
         dataset_config=ray.train.DataConfig(execution_options=options),
         scaling_config=_scaling(job.train.num_workers),
@@ -211,25 +210,23 @@ def _train(phases: Sequence[Phase], folder: str, name: str) -> list[Progress]:
             failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
         ),
     )
+    # Workers pass over a damaged one; here the warning is seen.
+    read_checkpoint(job.store, f"{folder}/{name}")
     try:
         with log_epochs(job.store, f"{folder}/{name}"):
-            result = trainer.fit()
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         where = job.store.uri(f"{folder}/{name}")
         raise CrossrecError(
             explain(where, "training to end", str(error), "mend it and rerun: it continues")
         ) from error
-    if result.checkpoint is None:
+    saved = read_checkpoint(job.store, f"{folder}/{name}")
+    if saved is None:
+        where = job.store.uri(f"{folder}/{name}")
         raise CrossrecError(
-            explain(
-                job.store.uri(f"{folder}/{name}"),
-                "a checkpoint",
-                "none",
-                "rerun under a new run_id",
-            )
+            explain(where, "a checkpoint", "none that is whole", "rerun under a new run_id")
         )
-    with result.checkpoint.as_directory() as local:
-        return parse_progress((Path(local) / PROGRESS).read_bytes())
+    return saved.phases
 
 
 def _scaling(workers: int) -> ray.train.ScalingConfig:

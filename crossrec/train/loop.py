@@ -4,7 +4,11 @@ A run is a list of phases; each starts with a fresh model and optimizer and ends
 folder. The loop can be replayed: all it needs is its phases and the newest checkpoint, so that a
 killed worker, driver or node costs at most the epoch in progress and the one before it.
 
-    TorchTrainer(train_loop, train_loop_config={"phases": ...}, datasets={"histories": ...}).fit()
+    TorchTrainer(
+        train_loop,
+        train_loop_config={"phases": ..., "folder": ...},  # where its checkpoints lie
+        datasets={"histories": ...},
+    ).fit()
 """
 
 import time
@@ -46,7 +50,7 @@ def train_loop(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     shard = ray.train.get_dataset_shard("histories")
     worker = Worker(context.get_world_rank(), context.get_world_size(), shard)
-    saved = read_checkpoint()
+    saved = read_checkpoint(phases[0].job.store, config["folder"])
     # A phase's model is in the store before the first checkpoint of the next.
     earlier = saved.phases[:-1] if saved is not None else []
     for phase in phases[len(earlier) :]:

@@ -5,8 +5,10 @@ A checkpoint is a folder of the newest phase's weights and optimizer, and of all
     model.safetensors  optimizer.pt      as they are after the epoch
     best.safetensors                     the best epoch's weights, where the phase validates
     progress.json                        {"phases": [...]}; the newest phase comes last
+    checksums.json                       the sha256 of each
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -22,9 +24,13 @@ from crossrec.model.checkpoint import (
     tensors_from_bytes,
     tensors_to_bytes,
 )
+from crossrec.runlog import log
+from crossrec.storage import Store
+from crossrec.storage_errors import MissingObject
 from crossrec.train.task import Task
 
 PROGRESS = "progress.json"
+CHECKSUMS = "checksums.json"
 
 
 @dataclass
@@ -65,20 +71,49 @@ def parse_progress(data: bytes) -> list[Progress]:
     return [Progress(**phase) for phase in json.loads(data)["phases"]]
 
 
-def read_checkpoint() -> Saved | None:
-    """Return the newest checkpoint of this run, None at its start; called on a worker."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+def read_checkpoint(store: Store, folder: str) -> Saved | None:
+    """Return the newest whole checkpoint of a run, None where there is none.
+
+    One that is damaged is passed over for the one before it, with a warning.
+
+    Args:
+        store: of the run.
+        folder: where Ray Train writes its checkpoints.
+    """
+    names = [name for name in store.list(folder) if is_checkpoint(name)]
+    for name in sorted(names, reverse=True):
+        saved = _read_whole(store, f"{folder}/{name}")
+        if saved is not None:
+            return saved
+        path = store.uri(f"{folder}/{name}")
+        log.warning("finetune: checkpoint %s is damaged, so it is passed over", path)
+    return None
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a name in the run's folder is that of a checkpoint.
+
+    >>> is_checkpoint("checkpoint_2026-11-25_06-41-12.5"), is_checkpoint("checkpoint_manager.json")
+    (True, False)
+    """
+    return name.startswith("checkpoint_") and not name.endswith(".json")
+
+
+def _read_whole(store: Store, folder: str) -> Saved | None:
+    """Return a checkpoint in memory, None where a file is not as it was written."""
+    try:
+        said = json.loads(store.read_bytes(f"{folder}/{CHECKSUMS}"))
+        files = {name: store.read_bytes(f"{folder}/{name}") for name in said}
+    except (ValueError, MissingObject):
         return None
-    with checkpoint.as_directory() as name:
-        folder = Path(name)
-        best = folder / "best.safetensors"
-        return Saved(
-            parse_progress((folder / PROGRESS).read_bytes()),
-            (folder / "model.safetensors").read_bytes(),
-            (folder / "optimizer.pt").read_bytes(),
-            best.read_bytes() if best.exists() else None,
-        )
+    if any(hashlib.sha256(data).hexdigest() != said[name] for name, data in files.items()):
+        return None
+    return Saved(
+        parse_progress(files[PROGRESS]),
+        files["model.safetensors"],
+        files["optimizer.pt"],
+        files.get("best.safetensors"),
+    )
 
 
 def report_epoch(task: Task, phases: Sequence[Progress], best: bytes | None, rank: int) -> None:
@@ -90,14 +125,25 @@ def report_epoch(task: Task, phases: Sequence[Progress], best: bytes | None, ran
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        (folder / "model.safetensors").write_bytes(tensors_to_bytes(task.loss.state_dict()))
-        (folder / "optimizer.pt").write_bytes(optimizer_to_bytes(task.optimizer))
-        if best is not None:
-            (folder / "best.safetensors").write_bytes(best)
-        said = {"phases": [asdict(phase) for phase in phases]}
-        (folder / PROGRESS).write_text(json.dumps(said, indent=2))
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        write_checkpoint(Path(scratch), task, phases, best)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(scratch))
+
+
+def write_checkpoint(
+    folder: Path, task: Task, phases: Sequence[Progress], best: bytes | None
+) -> None:
+    """Write a checkpoint into an empty local folder."""
+    (folder / "model.safetensors").write_bytes(tensors_to_bytes(task.loss.state_dict()))
+    (folder / "optimizer.pt").write_bytes(optimizer_to_bytes(task.optimizer))
+    if best is not None:
+        (folder / "best.safetensors").write_bytes(best)
+    said = {"phases": [asdict(phase) for phase in phases]}
+    (folder / PROGRESS).write_text(json.dumps(said, indent=2))
+    sums = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+    }
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2))
 
 
 def describe(progress: Progress, index: int) -> str:
