@@ -17,7 +17,11 @@ from typing import Any
 from crossrec.evaluate.charts import grid
 from crossrec.evaluate.curves import line
 from crossrec.evaluate.judged import Metrics
-from crossrec.evaluate.markup import Markup, Rows, count, none, render, table, tag
+from crossrec.evaluate.markup import Markup, Rows, count, measure, none, render, table, tag
+
+EARLIER = "earlier_ndcg@10"
+"""In a point of the curve: on the slice that an earlier model, from which this one goes on, was
+judged on."""
 
 
 def training_section(metrics: Metrics) -> Markup | None:
@@ -26,14 +30,19 @@ def training_section(metrics: Metrics) -> Markup | None:
     if not training and not model:
         return None
     measured = f"ndcg@{metrics.get('k', 10)}"
+    titles = {
+        measured: f"Valid {measured.upper()}",
+        EARLIER: "NDCG@10 where it went on from",
+        "loss": "Loss",
+        "gradient_norm": "Gradient norm",
+    }
     curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for epoch in training.get("curve") or []:
-        for name in ("loss", measured):
+        for name in titles:
             value = epoch.get(name)
             if value is not None and isfinite(value):
                 key = (str(epoch.get("phase") or ""), name)
                 curves.setdefault(key, []).append((epoch["epoch"], value))
-    titles = {"loss": "Loss", measured: f"Valid {measured.upper()}"}
     charts = [
         line(f"{titles[name]}{', ' if phase else ''}{phase}", points, _chosen(training, name))
         for (phase, name), points in curves.items()
@@ -43,6 +52,7 @@ def training_section(metrics: Metrics) -> Markup | None:
     return render(
         [
             _said(training),
+            _forgotten(training),
             grid(charts) if charts else none("No learning curve was kept."),
             table("The model", ["what", "value"], rows) if rows else None,
         ]
@@ -62,9 +72,27 @@ def _said(training: Mapping[str, Any]) -> Markup | None:
     return tag("p", "Training did not help on the validation slice; the refit has 0 epochs.")
 
 
+def _forgotten(training: Mapping[str, Any]) -> Markup | None:
+    """Say what going on from an earlier model did to what that one was judged on.
+
+    >>> curve = [{"epoch": 0, "earlier_ndcg@10": 0.2}, {"epoch": 1, "earlier_ndcg@10": 0.19}]
+    >>> "from .2000 before tonight to .1900" in _forgotten({"best_epoch": 1, "curve": curve})
+    True
+    """
+    found = {epoch["epoch"]: epoch.get(EARLIER) for epoch in training.get("curve") or []}
+    before, after = found.get(0), found.get(training.get("best_epoch", 0))
+    if before is None or after is None:
+        return None
+    said = (
+        "On the days that the model it went on from was judged on, NDCG@10 went from "
+        f"{measure(before)} before tonight to {measure(after)} in the chosen epoch."
+    )
+    return tag("p", said)
+
+
 def _chosen(training: Mapping[str, Any], name: str) -> int | None:
     """Return the epoch to mark in a curve: valid figures choose, the loss does not."""
-    return training.get("best_epoch") if name != "loss" else None
+    return training.get("best_epoch") if "ndcg" in name else None
 
 
 def _facts(values: Mapping[str, Any], before: str = "") -> list[list[object]]:

@@ -118,6 +118,15 @@ def test_report_draws_the_learning_curve_and_its_choice(metrics: dict[str, Any])
     )
 
 
+def test_report_shows_what_a_continued_training_forgot(metrics: dict[str, Any]) -> None:
+    assert "went on from" not in render_report(metrics, [])
+    for point, ndcg in zip(metrics["training"]["curve"], (0.08, 0.07, 0.075), strict=True):
+        point["earlier_ndcg@10"] = ndcg
+    page = Page(render_report(metrics, []))
+    assert "went from .0800 before tonight to .0750 in the chosen epoch" in page.text("p")
+    assert any(label.startswith("NDCG@10 where it went on from") for label in page.labels())
+
+
 def test_report_leaves_out_values_that_cannot_be_drawn(metrics: dict[str, Any]) -> None:
     metrics["training"]["curve"][1]["loss"] = float("nan")
     page = render_report(metrics, [])
