@@ -40,7 +40,7 @@ class Objective:
 
     @property
     def is_binary(self) -> bool:
-        """Whether each item is judged for itself, so that scores become probabilities."""
+        """Whether each item is judged for itself, not against the others."""
         return self.name in ("bce", "gbce")
 
     @property
@@ -194,7 +194,8 @@ class NextEventLoss(nn.Module):
         """Return the summed BCE or gBCE of a domain.
 
         Of the other items `negatives` a target count, or all: each candidate by that share, over
-        its chance to be there, so that the sum is right on average whatever else is in the batch.
+        its chance to be there, so that the sum is right on average whatever else is in the batch
+        (1.5 % too small with 30 targets, 0.03 % with 300: the target itself is no negative).
         The logits start at the log-odds that would be right if all users were alike.
         """
         start, stop = self.items.bounds[domain]

@@ -4,9 +4,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 from crossrec.model.objectives import Objective, Targets
 from crossrec.model.recommender import HistoryBatch
@@ -45,7 +45,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_workers_have_the_gradients_of_one_with_the_whole_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(work, (str(tmp_path),), nprocs=2)
     for objective in OBJECTIVES:
         found = load_file(tmp_path / objective.name)
         alone = make_loss(0, NEGATIVES, objective=objective)
