@@ -259,11 +259,13 @@ def gather_rows(rows_N: Tensor) -> Tensor:
     sizes = rows_N.new_zeros(world)
     distributed.all_gather_into_tensor(sizes, rows_N.new_tensor([len(rows_N)]))
     most = int(sizes.max())
+    if not most:
+        return rows_N
     padded = functional.pad(rows_N, (0, most - len(rows_N)))
     gathered = rows_N.new_zeros(world * most)
     distributed.all_gather_into_tensor(gathered, padded)
     parts = [part[:size] for part, size in zip(gathered.split(most), sizes, strict=True)]
-    return torch.cat(parts) if most else rows_N
+    return torch.cat(parts)
 
 
 def _softmax_loss(

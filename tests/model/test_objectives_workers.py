@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 
-from crossrec.model.objectives import Objective, Targets
+from crossrec.model.objectives import Objective, Targets, gather_rows
 from crossrec.model.recommender import HistoryBatch
 from tests.model.test_objectives import BATCH, TARGETS, make_loss, seeded
 
@@ -34,6 +34,8 @@ def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     meet = f"file://{folder}/meet"
     distributed.init_process_group("gloo", meet, timedelta(seconds=120), world_size=2, rank=rank)
+    assert gather_rows(torch.arange(3 * rank)).tolist() == [0, 1, 2]
+    assert not len(gather_rows(torch.arange(0)))
     for objective in OBJECTIVES:
         loss = make_loss(0, NEGATIVES, objective=objective)
         parallel = nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
