@@ -20,6 +20,11 @@ RECENT_EVENTS = 20
 RECENT_DECAY = 0.9
 """The untrained profile of a user: mean of the newest 20 texts, weighted 0.9 ** age in events."""
 
+SHORTEST = 0.1
+"""Queries below this norm stay shorter than 1. At step 0 the query of someone without events is 0;
+with the usual 1e-12 its gradient is some 1e11, and Adam holds the whole query back for the rest of
+a night."""
+
 GAP_DAYS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Upper bounds of the buckets in which days between events are told apart."""
 
@@ -157,7 +162,7 @@ class Recommender(nn.Module):
             elapsed_B: days from the newest known event to the day that is predicted.
         """
         asked_BW = hidden_BW + self.query_domain(domains_B) + self.gap(gap_bucket(elapsed_B))
-        return functional.normalize(profile_BW + self.query(asked_BW), dim=-1)
+        return functional.normalize(profile_BW + self.query(asked_BW), dim=-1, eps=SHORTEST)
 
 
 def gap_bucket(days: Tensor) -> Tensor:

@@ -207,3 +207,15 @@ def test_left_out_texts_and_ids_do_not_reach_the_vectors() -> None:
         assert torch.equal(made.item_vectors(text, ids, counts), made.item_vectors(*other))
         is_seen = bool(made.text_vectors(text).any())
         assert is_seen == (kind == "ids")
+
+
+def test_query_of_no_event_has_a_gradient_of_ordinary_size_at_step_0() -> None:
+    recommender = Recommender(ModelConfig(width=16, layers=1, heads=2, max_history=8), 12, 5, 2)
+    hidden = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    queries = recommender.queries(
+        hidden, torch.zeros(3, 16), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 2])
+    )
+    queries.sum().backward()
+    gradient = dict(recommender.query.named_parameters())["2.weight"].grad
+    assert gradient is not None
+    assert 0 < gradient.norm() < 1_000
