@@ -90,7 +90,7 @@ class ModelConfig(Section):
     `top_layers` under `trainable: top`, else in all layers."""
     adapter_rank: Annotated[int, Field(ge=1, le=1_024)] = 8
     """Rank of LoRA's products, which AdaLoRA reaches on average; width of a bottleneck."""
-    adapter_targets: tuple[str, ...] | None = None
+    adapter_targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Linear maps of a layer that get LoRA, by the last part of their names; default: all."""
     text_tokens: Annotated[int, Field(ge=4, le=8192)] = 64
     """Tokens of an item's text that are read."""
@@ -170,8 +170,8 @@ class TrainConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Norm to which the gradient is clipped."""
     accumulate: Annotated[int, Field(ge=1, le=1_024)] = 1
-    """Parts into which a worker cuts its share of a batch, one forward pass each; the step is the
-    same, the memory smaller."""
+    """Parts into which a worker cuts its share of a batch, one forward pass each, to save memory;
+    the gradient is that of the whole under a full softmax, else each part draws its negatives."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of products in forward and backward passes; weights, logits and losses stay fp32. auto: bf16
     on GPUs that have it."""

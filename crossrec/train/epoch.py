@@ -133,7 +133,10 @@ def add_gradients(
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context of a forward pass in `train.precision`."""
     is_bf16 = precision == "bf16" or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision == "auto"
+        and device.type == "cuda"
+        # Emulated, it is slower than fp32.
+        and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
 
