@@ -268,6 +268,28 @@ class Config(Section):
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     publish: PublishConfig = Field(default_factory=PublishConfig)
 
+    @model_validator(mode="after")
+    def _nothing_is_without_effect(self) -> "Config":
+        model, train = self.model, self.train
+        asks = {
+            "train.layer_decay": train.layer_decay != 1,
+            "train.unfreeze_epochs": train.unfreeze_epochs > 0,
+            "train.gradient_checkpointing": train.gradient_checkpointing,
+        }
+        idle = [name for name, is_set in asks.items() if is_set]
+        if idle and not model.backbone_learns:
+            raise ValueError(
+                f"{', '.join(idle)}: the backbone learns nothing; set model.trainable or "
+                "model.adapter, or leave it out"
+            )
+        if model.adapter_targets and model.adapter not in ("lora", "adalora"):
+            raise ValueError("model.adapter_targets needs model.adapter lora or adalora")
+        if train.unfreeze_epochs and model.adapter == "adalora":
+            raise ValueError(
+                "train.unfreeze_epochs: adalora needs all of its layers from the start"
+            )
+        return self
+
     def public(self) -> dict[str, Any]:
         """Return the config as JSON-ready values without secrets."""
         return self.model_dump(mode="json", exclude={"storage": {"options"}})

@@ -28,6 +28,7 @@ from ray.data import ActorPoolStrategy
 
 from crossrec.config import ModelConfig
 from crossrec.data.histories import Prepared, read_catalogue
+from crossrec.model.adapters import check_trainable
 from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
 from crossrec.model.checkpoint import load_model_backbone
 from crossrec.model.weights import BackboneFolder, folder_digest, locate_weights, named_pooling
@@ -75,13 +76,15 @@ class BackboneSource:
             )
 
     def check(self) -> None:
-        """Find the backbone, so that one that is not there fails before any work.
+        """Find the backbone, and try what is to learn of it, so that mistakes fail before any work.
 
         Raises:
-            ConfigError: there is no such folder or package, or it holds no weights.
+            ConfigError: there is no such folder or package, it holds no weights, or no such layers
+                and maps as the settings name.
         """
-        with self._located():
-            pass
+        with self._located() as place:
+            if self.settings.backbone_learns:
+                check_trainable(place, self.settings)
 
     def digest(self) -> str:
         """Return what names the vectors of this backbone; loads only one of a hub.

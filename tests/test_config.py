@@ -93,6 +93,14 @@ def test_misspelt_section_names_the_one_that_is_meant(tmp_path: Path) -> None:
         ("data.buckets=31", r"data\.buckets: expected greater than or equal to 32, found 31"),
         ("model.trainable=some", r"model\.trainable: expected 'head', 'top' or 'all'"),
         ("model.width=129", r"model: expected width must be a multiple of heads; 129"),
+        ("train.batch_size=5 train.accumulate=2", r"batch_size must be a multiple of num_workers"),
+        ("train.unfreeze_epochs=1", r"train\.unfreeze_epochs: the backbone learns nothing"),
+        ("train.layer_decay=0.9", r"train\.layer_decay: the backbone learns nothing"),
+        ("model.adapter_targets=[query]", r"adapter_targets needs model\.adapter lora or adalora"),
+        (
+            "model.adapter=adalora train.unfreeze_epochs=1",
+            r"adalora needs all of its layers from the start",
+        ),
         ("data.events=x", r"data: expected data\.events and data\.items go together"),
         ("score.top_k", r"argument 'score\.top_k': expected section\.key=value, found no '='"),
         ("=3", r"argument '=3': expected section\.key=value"),
@@ -102,7 +110,7 @@ def test_misspelt_section_names_the_one_that_is_meant(tmp_path: Path) -> None:
 )
 def test_wrong_value_is_told_with_its_key(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_config(write(tmp_path, "run_id: night\n"), [override])
+        load_config(write(tmp_path, "run_id: night\n"), override.split(" "))
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

@@ -67,6 +67,22 @@ def select_trainable(backbone: TextBackbone, settings: ModelConfig) -> list[nn.P
     return [part for part in backbone.parameters() if part.requires_grad]
 
 
+def check_trainable(source: str, settings: ModelConfig) -> None:
+    """Try the settings on a backbone without its weights.
+
+    Raises:
+        ConfigError: as `select_trainable`.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    auto: Any = AutoModel
+    trusted = {"trust_remote_code": settings.trust_remote_code}
+    with torch.device("meta"):
+        model = auto.from_config(AutoConfig.from_pretrained(source, **trusted), **trusted)
+    nothing: Any = None
+    select_trainable(TextBackbone(model, nothing, settings.text_tokens), settings)
+
+
 def find_layers(model: nn.Module, at_least: int = 1) -> list[nn.Module]:
     """Return the transformer's layers, the lowest first: its longest list of modules.
 
@@ -177,6 +193,32 @@ def step_adapter(backbone: TextBackbone, step: int) -> None:
     if _adalora(backbone) is not None:
         model: Any = backbone.model
         model.base_model.update_and_allocate(step + 1)
+
+
+ALLOCATED = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What AdaLoRA's allocator of ranks remembers from step to step."""
+
+
+def adapter_state(backbone: TextBackbone) -> dict[str, Any]:
+    """Return what AdaLoRA knows beside its weights, tensors and lists alone; else nothing."""
+    config = _adalora(backbone)
+    if config is None:
+        return {}
+    model: Any = backbone.model
+    allocator = model.base_model.rankallocator
+    state = {name: dict(getattr(allocator, name)) for name in ALLOCATED}
+    return state | {"rank_pattern": config.rank_pattern}
+
+
+def restore_adapter(backbone: TextBackbone, state: Mapping[str, Any]) -> None:
+    """Put back what `adapter_state` returned."""
+    config = _adalora(backbone)
+    if config is None:
+        return
+    model: Any = backbone.model
+    for name in ALLOCATED:
+        setattr(model.base_model.rankallocator, name, dict(state[name]))
+    config.rank_pattern = state["rank_pattern"]
 
 
 def adapter_penalty(backbone: TextBackbone) -> Tensor | None:

@@ -156,16 +156,17 @@ def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
     return dict(load_tensors(data))
 
 
-def optimizer_to_bytes(optimizer: torch.optim.Optimizer) -> bytes:
-    """Return an optimizer's state, for `optimizer_from_bytes`."""
+def state_to_bytes(state: Mapping[str, Any]) -> bytes:
+    """Return nested tensors, numbers and lists, such as an optimizer's state, as bytes."""
     sink = io.BytesIO()
-    torch.save(optimizer.state_dict(), sink)
+    torch.save(dict(state), sink)
     return sink.getvalue()
 
 
-def optimizer_from_bytes(optimizer: torch.optim.Optimizer, data: bytes) -> None:
-    """Restore what `optimizer_to_bytes` wrote; only tensors and numbers are unpickled."""
-    optimizer.load_state_dict(torch.load(io.BytesIO(data), weights_only=True, map_location="cpu"))
+def state_from_bytes(data: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return what `state_to_bytes` wrote; only tensors, numbers and lists are unpickled."""
+    state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True, map_location=device)
+    return state
 
 
 def save_fusions(store: Store, folder: str, fusions: Mapping[str, Fusion]) -> None:

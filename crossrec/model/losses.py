@@ -1,4 +1,4 @@
-"""Losses of logits, free of any model: BCE with sampled negatives, and gBCE.
+"""Losses of logits, free of any model: softmax, BCE and gBCE, each with sampled negatives.
 
     binary_loss(logits_NC, labels_N, weights_NC, positive_weight(share=0.1, trust=0.75))
 
@@ -14,7 +14,7 @@ def positive_weight(share: float, trust: float) -> float:
     """Return the weight beta of a target against sampled negatives.
 
     gBCE raises the target's probability to the power of beta, so that a model that has seen few
-    negatives is not too sure. Source: gSASRec, Petrov and Macdonald 2023, eq. 12:
+    negatives is not too sure. Source: gSASRec, Petrov and Macdonald 2023:
     beta = alpha ((1 - 1 / alpha) t + 1 / alpha), which is 1 - t (1 - alpha).
 
     Args:
@@ -30,8 +30,8 @@ def positive_weight(share: float, trust: float) -> float:
 def binary_loss(logits_NC: Tensor, labels_N: Tensor, weights_NC: Tensor, beta: float) -> Tensor:
     """Return the summed loss -beta log p(target) - sum over negatives of w log(1 - p).
 
-    Source: SASRec, Kang and McAuley 2018, eq. 6, with beta and more than one negative as in
-    gSASRec, Petrov and Macdonald 2023, eq. 9.
+    Source: SASRec, Kang and McAuley 2018 with beta and more than one negative as in
+    gSASRec, Petrov and Macdonald 2023.
 
     Args:
         logits_NC: log-odds of every candidate.
@@ -43,3 +43,26 @@ def binary_loss(logits_NC: Tensor, labels_N: Tensor, weights_NC: Tensor, beta: f
     is_target_NC[torch.arange(len(labels_N), device=labels_N.device), labels_N] = True
     against = (functional.softplus(logits_NC) * weights_NC).masked_fill(is_target_NC, 0.0)
     return beta * functional.softplus(-logits_NC[is_target_NC]).sum() + against.sum()
+
+
+def softmax_loss(
+    logits_NC: Tensor, log_share_C: Tensor, labels_N: Tensor, is_other_NC: Tensor | None = None
+) -> Tensor:
+    """Return the summed softmax loss, each negative over its chance to be there (logQ correction).
+
+    Yi et al. 2019, but not for the target: it is there with certainty, whatever the chance of its
+    being drawn (Khrylchenko et al. 2025). The same holds for negatives from the batch, which would
+    otherwise push down what is popular for being popular.
+
+    Args:
+        logits_NC: of every target's candidates.
+        log_share_C: log of each candidate's chance to be there.
+        labels_N: column of the target.
+        is_other_NC: False for what the user had too, no negative; all are where it is None.
+    """
+    places = torch.arange(len(labels_N), device=labels_N.device)
+    corrected_NC = logits_NC - log_share_C
+    if is_other_NC is not None:
+        corrected_NC = corrected_NC.masked_fill(~is_other_NC, -torch.inf)
+    corrected_NC[places, labels_N] = logits_NC[places, labels_N]
+    return functional.cross_entropy(corrected_NC, labels_N, reduction="sum")

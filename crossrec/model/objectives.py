@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from crossrec.model.losses import binary_loss, positive_weight
+from crossrec.model.losses import binary_loss, positive_weight, softmax_loss
 from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
 
 TextOf = Callable[[Tensor], Tensor]
@@ -165,16 +165,13 @@ class NextEventLoss(nn.Module):
             logits_NC = self._logits(queries_NW, vectors_UW[torch.searchsorted(rows_U, rows_C)])
             logits_NC = logits_NC + torch.log1p(self.items.counts_I[rows_C])
             labels_N = torch.searchsorted(rows_C, targets.rows_N[asked])
-            if self.objective.name == "softmax":
-                summed = _softmax_loss(logits_NC, log_share_C, labels_N)
-            else:
+            is_other_NC = None
+            if self.objective.name != "softmax":
                 is_other_NC = ~_had(batch.rows_BL, rows_C)[users]
-                if self.objective.name == "contrastive":
-                    summed = _softmax_loss(logits_NC, log_share_C, labels_N, is_other_NC)
-                else:
-                    summed = self._binary_loss(
-                        logits_NC, log_share_C, labels_N, is_other_NC, domain
-                    )
+            if is_other_NC is not None and self.objective.is_binary:
+                summed = self._binary_loss(logits_NC, log_share_C, labels_N, is_other_NC, domain)
+            else:
+                summed = softmax_loss(logits_NC, log_share_C, labels_N, is_other_NC)
             total = total + summed * self.domain_weights[domain]
         return total
 
@@ -266,29 +263,6 @@ def gather_rows(rows_N: Tensor) -> Tensor:
     distributed.all_gather_into_tensor(gathered, padded)
     parts = [part[:size] for part, size in zip(gathered.split(most), sizes, strict=True)]
     return torch.cat(parts)
-
-
-def _softmax_loss(
-    logits_NC: Tensor, log_share_C: Tensor, labels_N: Tensor, is_other_NC: Tensor | None = None
-) -> Tensor:
-    """Return the summed softmax loss, each negative over its chance to be there (logQ correction).
-
-    Yi et al. 2019, but not for the target: it is there with certainty, whatever the chance of its
-    being drawn (Khrylchenko et al. 2025). The same holds for negatives from the batch, which would
-    otherwise push down what is popular for being popular.
-
-    Args:
-        logits_NC: of every target's candidates.
-        log_share_C: log of each candidate's chance to be there.
-        labels_N: column of the target.
-        is_other_NC: False for what the user had too, no negative; all are where it is None.
-    """
-    places = torch.arange(len(labels_N), device=labels_N.device)
-    corrected_NC = logits_NC - log_share_C
-    if is_other_NC is not None:
-        corrected_NC = corrected_NC.masked_fill(~is_other_NC, -torch.inf)
-    corrected_NC[places, labels_N] = logits_NC[places, labels_N]
-    return functional.cross_entropy(corrected_NC, labels_N, reduction="sum")
 
 
 def _had(rows_BL: Tensor, rows_C: Tensor) -> Tensor:

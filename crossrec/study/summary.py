@@ -24,7 +24,7 @@ from crossrec.evaluate.metrics import BANDS, bands, number_users
 from crossrec.evaluate.pipeline import K
 from crossrec.schema import DOMAIN, USER_ID
 from crossrec.score.catalogue import WINDOWS_DAYS
-from crossrec.study.variants import Variant, backbone_name
+from crossrec.study.variants import FROZEN, Variant, backbone_name
 
 NDCG, HR = f"ndcg@{K}", f"hr@{K}"
 
@@ -76,10 +76,10 @@ def summarise(
         pairs = pl.concat([judged.pairs for judged in twins.values()]).sort(USER_ID, DOMAIN)
         cost = sum(judged.seconds or 0.0 for judged in twins.values())
         parts.append(Judged("without other domains", pairs, round(cost, 2)))
-    own = Judged(backbone_name(config.model.trainable), model.pairs, seconds)
+    own = Judged(backbone_name(config), model.pairs, seconds)
     backbones = [own, *(judged for _, judged in by_kind.get("backbone", []))]
     # The frozen one first: before and after.
-    backbones.sort(key=lambda judged: judged.name != backbone_name("head"))
+    backbones.sort(key=lambda judged: judged.name != FROZEN)
     untrained = Judged("untrained backbone", whole["untrained_backbone"].pairs)
     return {
         "seeds": _seeds(config, [model, *(judged for _, judged in by_kind.get("seed", []))]),

@@ -34,12 +34,18 @@ class Variant:
         return self.name.replace(",", "").replace(" ", "-")
 
 
+FROZEN = "frozen backbone, trained head"
+"""What the report calls a model whose backbone learned nothing."""
+
+
 def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Variant]:
     """Return the models of a study.
 
     Each domain alone, where there are several; the model without each kind of knowledge; other
     seeds; and the backbone the other way: learning where it was frozen, frozen where it learned.
+    All are trained from the start: what an earlier model knows came with what they go without.
     """
+    config = _with_train(config, continue_from=None)
     seeds = [
         Variant(f"seed {seed}", "seed", config.model_copy(update={"seed": seed}))
         for seed in range(config.seed + 1, config.seed + 1 + OTHER_SEEDS)
@@ -52,28 +58,31 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
     alone = [Variant(f"{domain.name} alone", "domain", config, domain) for domain in domains]
     if len(domains) == 1:
         alone = []
-    if config.model.trainable == "head":
-        backbone = Variant(backbone_name("top"), "backbone", _with_learning_backbone(config))
+    if config.model.backbone_learns:
+        other = _with_model(config, trainable="head", adapter="none")
     else:
-        frozen = _with_model(config, trainable="head")
-        backbone = Variant(backbone_name("head"), "backbone", frozen)
+        other = _with_learning_backbone(config)
+    backbone = Variant(backbone_name(other), "backbone", other)
     return [*alone, *ablations, *seeds, backbone]
 
 
-def backbone_name(trainable: str) -> str:
+def backbone_name(config: Config) -> str:
     """Return what the report calls a model by what of its backbone learned."""
-    if trainable == "head":
-        return "frozen backbone, trained head"
-    return "fine-tuned backbone"
+    if config.model.backbone_learns:
+        return "fine-tuned backbone"
+    return FROZEN
 
 
 def _with_learning_backbone(config: Config) -> Config:
     """Return a config in which the top of the backbone learns, in steps that a CPU can take."""
     steps = config.evaluate.backbone_steps
     small = {"batch_size": 32, "full_softmax_items": 0, "negatives": 128, "max_steps": steps}
-    changed = _with_model(config, trainable="top")
-    return changed.model_copy(update={"train": config.train.model_copy(update=small)})
+    return _with_train(_with_model(config, trainable="top"), **small)
 
 
 def _with_model(config: Config, **values: object) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update=values)})
+
+
+def _with_train(config: Config, **values: object) -> Config:
+    return config.model_copy(update={"train": config.train.model_copy(update=values)})

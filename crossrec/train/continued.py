@@ -53,6 +53,8 @@ def find_start(config: Config, store: Store) -> Earlier | None:
     Raises:
         ConfigError: there is no such model, or what it was trained beside is gone.
     """
+    if config.train.continue_from is None:
+        return None
     pin = f"runs/{config.run_id}/start.json"
     if store.exists(pin):
         model = store.read_json(pin)["model"]
@@ -71,9 +73,7 @@ def find_start(config: Config, store: Store) -> Earlier | None:
     )
 
 
-def _named_model(name: str | None, store: Store) -> str | None:
-    if name is None:
-        return None
+def _named_model(name: str, store: Store) -> str | None:
     if name != PUBLISHED:
         return f"models/{name}"
     if not store.exists("current.json"):

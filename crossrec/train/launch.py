@@ -16,7 +16,7 @@ does both. Then `train.fuse` learns how much the sequence counts beside text, ne
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -72,6 +72,7 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
     folders = Folders(
         f"{run}/train", f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
     )
+    BackboneSource(store, config.model).check()
     with stage("finetune") as facts:
         summary = train_models(config, store, prepared, folders)
         facts |= {
@@ -117,36 +118,29 @@ def train_models(
     night, holdout, valid = time_cuts(config, prepared)
     notes = {"run_id": config.run_id, "prepared": prepared.digest, "as_of_us": prepared.as_of_us}
 
-    def job_from(start: Start | None, **facts: Any) -> TrainJob:
+    def texts_of(start: Start | None) -> dict[str, Any]:
         source = BackboneSource(store, config.model, start.folder if start else None)
-        return TrainJob(
-            store=store,
-            vectors=encode_catalogue(store, prepared, source),
-            source=source,
-            model=config.model,
-            train=config.train,
-            seed=config.seed,
-            epochs=config.train.epochs,
-            start=start,
-            **facts,
-        )
+        vectors = encode_catalogue(store, prepared, source)
+        return {"source": source, "vectors": vectors, "start": start}
 
     earlier = find_start(config, store)
-    select = job_from(
-        earlier.selected if earlier else None,
+    select = TrainJob(
+        store=store,
         prepared=known,
+        model=config.model,
+        train=config.train,
+        seed=config.seed,
         known_before=valid,
         valid=(valid, holdout),
+        epochs=config.train.epochs,
         earlier=earlier.holdout if earlier else None,
+        **texts_of(earlier.selected if earlier else None),
     )
     phases = [Phase("select", select, folders.selected, notes)]
     if folders.refitted is not None:
-        refit = job_from(
-            earlier.refitted if earlier else None,
-            prepared=prepared,
-            known_before=night,
-            valid=None,
-        )
+        refit = replace(select, prepared=prepared, known_before=night, valid=None, earlier=None)
+        if earlier:
+            refit = replace(refit, **texts_of(earlier.refitted))
         phases.append(Phase("refit", refit, folders.refitted, notes))
     chosen, *rest = _train(phases, folders.checkpoints, training_digest(config, prepared))
     horizon = config.evaluate.holdout_days

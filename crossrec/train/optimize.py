@@ -59,11 +59,16 @@ def set_rates(
     """Set each group's rate for a step and an epoch, both from 0.
 
     Under `unfreeze_epochs` a further layer of the backbone begins to learn after each so many
-    epochs, from the top (Howard and Ruder 2018, section 3.3); before that its rate is 0.
+    epochs, from the top (Howard and Ruder 2018, section 3.3); before that its rate is 0, and
+    its gradients are dropped: they would take from the norm of the others.
     """
     done = min(step / max(total_steps, 1), 1.0)
     warm_up = max(1.0, min(train.warm_up_steps, total_steps * WARM_UP_SHARE))
     factor = min((step + 1) / warm_up, 1.0) * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
     thawed = epoch // train.unfreeze_epochs if train.unfreeze_epochs else math.inf
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor if group["depth"] <= thawed else 0.0
+        is_frozen = group["depth"] > thawed
+        group["lr"] = 0.0 if is_frozen else group["peak"] * factor
+        if is_frozen:
+            for part in group["params"]:
+                part.grad = None

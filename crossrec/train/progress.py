@@ -18,9 +18,10 @@ from typing import Any
 
 import ray.train
 
+from crossrec.model.adapters import adapter_state, restore_adapter
 from crossrec.model.checkpoint import (
-    optimizer_from_bytes,
-    optimizer_to_bytes,
+    state_from_bytes,
+    state_to_bytes,
     tensors_from_bytes,
     tensors_to_bytes,
 )
@@ -63,7 +64,10 @@ class Saved:
     def restore(self, task: Task) -> None:
         """Put weights and optimizer state back into a task of the same phase."""
         task.loss.load_state_dict(tensors_from_bytes(self.model))
-        optimizer_from_bytes(task.optimizer, self.optimizer)
+        state = state_from_bytes(self.optimizer, task.device)
+        task.optimizer.load_state_dict(state["optimizer"])
+        if task.texts is not None:
+            restore_adapter(task.texts.backbone, state["adapter"])
 
 
 def parse_progress(data: bytes) -> list[Progress]:
@@ -134,7 +138,9 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint into an empty local folder."""
     (folder / "model.safetensors").write_bytes(tensors_to_bytes(task.loss.state_dict()))
-    (folder / "optimizer.pt").write_bytes(optimizer_to_bytes(task.optimizer))
+    adapter = adapter_state(task.texts.backbone) if task.texts is not None else {}
+    state = {"optimizer": task.optimizer.state_dict(), "adapter": adapter}
+    (folder / "optimizer.pt").write_bytes(state_to_bytes(state))
     if best is not None:
         (folder / "best.safetensors").write_bytes(best)
     said = {"phases": [asdict(phase) for phase in phases]}

@@ -112,8 +112,8 @@ class Task:
 
     def step(self, step: int, epoch: int) -> float:
         """Take an optimizer step, the gradients being there; return their norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         set_rates(self.optimizer, step, self.total_steps, epoch, self.train)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         self.optimizer.step()
         if self.anchor is not None:
             self.anchor.pull(self.optimizer)
@@ -187,7 +187,7 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         table,
         Objective(job.train.objective, job.train.gbce_t),
     ).to(device)
-    total_steps = count_steps(job, counts_since(activity, job))
+    total_steps = count_steps(job, activity)
     if texts is not None:
         schedule_adapter(texts.backbone, total_steps)
     if job.train.compile:
@@ -220,16 +220,11 @@ def _let_learn(backbone: TextBackbone, job: TrainJob) -> dict[nn.Parameter, int]
     return {part: depth[part] for part in chosen}
 
 
-def counts_since(activity: Activity, job: TrainJob) -> int:
-    """Return how many events are new to a training that goes on from a model; all without one."""
-    first = job.start.known_before if job.start is not None else -(2**31)
-    return int(activity.counts(first, job.known_before).sum())
-
-
-def count_steps(job: TrainJob, new_events: int) -> int:
+def count_steps(job: TrainJob, activity: Activity) -> int:
     """Return the optimizer steps that the epochs have, at most."""
     users = job.prepared.users
     if job.start is not None:
+        new_events = int(activity.counts(job.start.known_before, job.known_before).sum())
         users = min(users, new_events + math.ceil(job.train.replay * users))
     # Not job.epochs: a refit goes through the rates that the chosen epoch had.
     steps = job.train.epochs * -(-users // job.train.batch_size)

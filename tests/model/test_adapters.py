@@ -9,6 +9,7 @@ from crossrec.config import ModelConfig
 from crossrec.errors import ConfigError
 from crossrec.model.adapters import (
     adapter_penalty,
+    check_trainable,
     depths,
     merged,
     put_bottlenecks,
@@ -152,6 +153,14 @@ def test_adapter_targets_that_do_not_exist_are_told_of(backbone: TextBackbone) -
     keys = {"adapter": "lora", "adapter_targets": ["query", "q_proj"]}
     with pytest.raises(ConfigError, match=r"\(dense, key, query, value\), found q_proj"):
         select_trainable(backbone, settings(**keys))
+
+
+def test_wrong_settings_are_told_of_without_loading_weights(tiny_backbone: str) -> None:
+    check_trainable(tiny_backbone, settings(adapter="adalora", trainable="top"))
+    with pytest.raises(ConfigError, match=r"model.adapter_targets: .*found q_proj"):
+        check_trainable(tiny_backbone, settings(adapter="lora", adapter_targets=["q_proj"]))
+    with pytest.raises(ConfigError, match=r"model.top_layers: .*found 2 layers"):
+        check_trainable(tiny_backbone, settings(trainable="top", top_layers=3))
 
 
 def test_adapter_targets_alone_get_lora(backbone: TextBackbone) -> None:

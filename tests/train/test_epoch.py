@@ -97,15 +97,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_checkpointed_activations_give_the_same_gradients(
-    tmp_path: Path, tiny_backbone: str
-) -> None:
-    job = make_job(tmp_path, tiny_backbone, "all")
-    whole, again = gradients(job), gradients(settings(job, gradient_checkpointing=True))
-    for name, gradient in whole.items():
-        torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6)
-
-
 def test_bf16_changes_products_and_keeps_weights_and_loss(
     tmp_path: Path, tiny_backbone: str
 ) -> None:
@@ -149,11 +140,51 @@ def test_layers_below_learn_once_they_are_thawed(tmp_path: Path, tiny_backbone: 
         assert moved == expected
 
 
-def test_compiled_modules_learn_alike(tmp_path: Path, tiny_backbone: str) -> None:
-    job = make_job(tmp_path, tiny_backbone)
-    plain, compiled = gradients(job), gradients(settings(job, compile=True))
+def count_calls(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the layers that a step on the job calls, in order."""
+    from transformers.models.bert.modeling_bert import BertAttention
+
+    calls: list[str] = []
+    forward = BertAttention.forward
+
+    def counted(self: Any, *arguments: Any, **keys: Any) -> Any:
+        calls.append("attention")
+        return forward(self, *arguments, **keys)
+
+    monkeypatch.setattr(BertAttention, "forward", counted)
+    torch.manual_seed(1)
+    task = build_task(job, CPU)
+    task.loss.train()
+    add_gradients(task, task.loss, to_parts(job, histories([4, 3])), 7, torch.Generator())
+    return calls
+
+
+def test_checkpointed_activations_are_computed_again(
+    tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, tiny_backbone, "all")
+    once = count_calls(job, monkeypatch)
+    monkeypatch.undo()
+    twice = count_calls(settings(job, gradient_checkpointing=True), monkeypatch)
+    assert len(twice) == 2 * len(once) > 0
+
+
+def test_compile_is_of_what_runs_at_every_step(tmp_path: Path, tiny_backbone: str) -> None:
+    task = build_task(settings(make_job(tmp_path, tiny_backbone, "all"), compile=True), CPU)
+    assert task.texts is not None
+    for module in (task.loss.recommender.encoder, task.texts.backbone.model):
+        assert module._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("key", ["compile", "gradient_checkpointing"])
+def test_what_saves_time_or_memory_leaves_the_gradients(
+    tmp_path: Path, tiny_backbone: str, key: str
+) -> None:
+    job = make_job(tmp_path, tiny_backbone, "all" if key == "gradient_checkpointing" else "head")
+    changed: dict[str, Any] = {key: True}
+    plain, other = gradients(job), gradients(settings(job, None, **changed))
     for name, gradient in plain.items():
-        torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(other[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_learners_of_a_continued_training_have_new_events(

@@ -85,10 +85,11 @@ def test_a_frozen_layer_stays_and_a_thawed_one_moves(
     train = TrainConfig(unfreeze_epochs=1)
     optimizer = build_optimizer(head, backbone, train)
     top, _, lower, words = backbone
-    for part in backbone:
-        part.grad = torch.ones_like(part)
     for epoch in (0, 1):
+        for part in backbone:
+            part.grad = torch.ones_like(part)
         set_rates(optimizer, 10, 20, epoch, train)
+        assert (lower.grad is None) == (epoch == 0)
         optimizer.step()
         assert top.any()
         assert lower.any().item() == (epoch == 1)

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from crossrec.storage import Store
 from crossrec.train.progress import PROGRESS, Progress, read_checkpoint, write_checkpoint
 from crossrec.train.task import Task, build_task
-from tests.train.test_task import CPU, make_job, take_step
+from tests.train.test_task import BATCH, CPU, TARGETS, make_job, take_step
 
 RUN = "runs/night/train/digest"
 EARLIER, NEWEST = "checkpoint_2026-11-25_01-00-00", "checkpoint_2026-11-25_02-00-00"
@@ -68,6 +69,39 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert saved is not None
     assert saved.phases[-1].epoch == 1
     assert f"{NEWEST} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("adapter", ["lora", "adalora", "bottleneck"])
+@pytest.mark.parametrize("cut", [4, 10])
+def test_an_adapter_goes_on_from_a_checkpoint_as_if_undisturbed(
+    tmp_path: Path, tiny_backbone: str, adapter: str, cut: int
+) -> None:
+    """AdaLoRA prunes in between, from what it remembers of earlier steps."""
+    job = make_job(tmp_path / "data", tiny_backbone)
+    job = replace(
+        job,
+        model=job.model.model_copy(update={"adapter": adapter, "adapter_rank": 2}),
+        train=job.train.model_copy(update={"epochs": 3, "batch_size": 25}),
+    )
+    found = []
+    for stop in (None, cut):
+        torch.manual_seed(1)
+        store, task = Store(str(tmp_path / f"{stop}")), build_task(job, CPU)
+        for step in range(12):
+            if step == stop:
+                folder = Path(store.full_path(f"{RUN}/{NEWEST}"))
+                folder.mkdir(parents=True)
+                write_checkpoint(folder, task, [Progress("select")], None)
+                saved = read_checkpoint(store, RUN)
+                assert saved is not None
+                task = build_task(job, CPU)
+                saved.restore(task)
+            torch.manual_seed(step)
+            task.loss.train()
+            (task.loss(BATCH, TARGETS, torch.Generator()) + task.penalty()).backward()
+            task.step(step, 0)
+        found.append(task.loss.state_dict())
+    assert all(part.equal(found[1][name]) for name, part in found[0].items())
 
 
 def test_without_a_whole_checkpoint_there_is_none(store: Store) -> None:

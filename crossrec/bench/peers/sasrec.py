@@ -1,8 +1,8 @@
 """Train RecTools' SASRec on a Parquet folder of events; one JSON line says how fast.
 
-    python jobs/peers/sasrec.py '{"events": "...", "width": 128, ...}'
+    python crossrec/bench/peers/sasrec.py '{"events": "...", "width": 128, ...}'
 
-Runs in an environment of its own (jobs/peers/requirements.txt), without crossrec. Keys: events,
+Runs in an environment of its own (requirements.txt beside it), without crossrec. Keys: events,
 width, layers, heads, length, batch, negatives (0: softmax over all items), epochs.
 """
 
