@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,13 @@ from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import DomainRange, Prepared, activity_path, catalogue_path
 from crossrec.encode import BackboneSource
 from crossrec.model.backbone import encode_texts, load_backbone, weights_digest
+from crossrec.model.checkpoint import Model, save_model
 from crossrec.model.objectives import Targets
 from crossrec.model.recommender import HistoryBatch
+from crossrec.model.weights import BackboneFolder
 from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
 from crossrec.storage import Store
+from crossrec.train.continued import Start
 from crossrec.train.task import (
     LearningTexts,
     Task,
@@ -198,3 +202,18 @@ def test_idle_batch_leaves_every_gradient_0(
     assert found.item() == 0
     assert gradients
     assert not any(gradient.any() for gradient in gradients)
+
+
+def test_task_with_a_start_has_its_weights(tmp_path: Path, tiny_backbone: str) -> None:
+    job = make_job(tmp_path, tiny_backbone)
+    earlier = build_task(job, CPU)
+    take_step(earlier)
+    domains = tuple(domain.name for domain in DOMAINS)
+    model = Model(job.model, earlier.loss.recommender, earlier.items, domains)
+    save_model(job.store, "models/earlier", model, BackboneFolder(Path(tiny_backbone), 32, "x"))
+    task = build_task(replace(job, start=Start("models/earlier", 3)), CPU)
+    fresh, expected = build_task(job, CPU), earlier.loss.recommender.state_dict()
+    assert all(part.equal(expected[n]) for n, part in task.loss.recommender.state_dict().items())
+    assert not fresh.loss.recommender.id_embedding.weight.equal(expected["id_embedding.weight"])
+    assert task.anchor is not None
+    assert (earlier.anchor, fresh.anchor) == (None, None)
