@@ -84,7 +84,7 @@ def train_epoch(
         parts = to_parts(job, table)
         waited += time.perf_counter() - asked_at
         count = sum(len(targets.rows_N) for _, targets in parts)
-        asked, busy = _sum(torch.tensor([count, table is not None])).tolist()
+        asked, busy = sum_over_workers(torch.tensor([count, table is not None])).tolist()
         if not busy:
             break
         summed = add_gradients(task, loss, parts, max(asked, 1), generator)
@@ -94,7 +94,7 @@ def train_epoch(
         if job.train.max_steps is not None and progress.step >= job.train.max_steps:
             progress.is_done = True
             break
-    total, count, histories = _sum(totals).tolist()
+    total, count, histories = sum_over_workers(totals).tolist()
     return {
         "loss": round(total / max(count, 1), 5),
         "learning_rate": float(f"{task.optimizer.param_groups[0]['lr']:.3g}"),
@@ -119,12 +119,12 @@ def add_gradients(
     for number, (batch, targets) in enumerate(parts, 1):
         # Workers exchange gradients once, with the last part.
         is_last = number == len(parts)
-        hold = contextlib.nullcontext() if is_last or _world() == 1 else loss.no_sync()  # type: ignore[operator]
+        hold = contextlib.nullcontext() if is_last or world_size() == 1 else loss.no_sync()  # type: ignore[operator]
         with hold:
             with autocast(task.device, task.train.precision):
                 summed: Tensor = loss(batch.to(task.device), targets.to(task.device), generator)
             # DDP averages over workers; this makes that the mean over the global batch's targets.
-            mean = summed * _world() / asked
+            mean = summed * world_size() / asked
             (mean + task.penalty() if is_last else mean).backward()
         total += summed.item()
     return total
@@ -165,13 +165,14 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
     )
 
 
-def _world() -> int:
+def world_size() -> int:
+    """Return the number of workers; 1 outside of Ray Train."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def _sum(values: Tensor) -> Tensor:
+def sum_over_workers(values: Tensor) -> Tensor:
     """Return the sum over the workers."""
-    if _world() > 1:
+    if world_size() > 1:
         values = values.to(ray.train.torch.get_device())
         distributed.all_reduce(values)
     return values.cpu()

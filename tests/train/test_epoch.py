@@ -49,7 +49,7 @@ def test_epoch_of_a_worker_lasts_as_long_as_that_of_the_others(
     def sum_with_other(values: Tensor) -> Tensor:
         return values + torch.tensor(of_other.pop(0) if of_other else [0] * len(values))
 
-    monkeypatch.setattr(epoch, "_sum", sum_with_other)
+    monkeypatch.setattr(epoch, "sum_over_workers", sum_with_other)
     job = make_job(tmp_path, tiny_backbone)
     task = build_task(job, CPU)
     progress = Progress("select")
