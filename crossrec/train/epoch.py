@@ -73,8 +73,8 @@ def train_epoch(
         this worker waited for its batch.
     """
     task.loss.train()
-    # From the epoch's seed, so that a replay of the epoch draws the same negatives.
-    generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+    # The same on all workers and at a replay of the epoch: all draw the same negatives.
+    generator = torch.Generator().manual_seed(job.seed * 100_003 + progress.epoch)
     totals = torch.zeros(3, dtype=torch.float64)
     norms, waited, began = [], 0.0, time.perf_counter()
     waiting = iter(batches)

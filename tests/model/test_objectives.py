@@ -113,7 +113,7 @@ def test_sampled_softmax_divides_each_negative_by_its_chance() -> None:
     loss = make_loss(full_softmax_items=0, negatives=12, counts=torch.logspace(-1, 2.6, ITEMS))
     full = make_loss(counts=loss.items.counts_I)
     target = Targets(*(torch.tensor([value]) for value in (0, 2, 9, 3)))
-    rows, log_chance = loss._candidates(target.rows_N, 1, seeded(3))
+    rows, log_chance = loss._candidates(target.rows_N, target.rows_N, 1, seeded(3))
     assert log_chance.max() - log_chance.min() > 0.1
     # What the whole domain's loss says of each item's logit beside that of the target.
     logits = torch.stack(
@@ -160,7 +160,7 @@ def test_sampled_sum_is_unbiased_where_targets_follow_the_counts() -> None:
     draws = []
     for _ in range(3_000):
         own = start + torch.multinomial(shares, 6, replacement=True, generator=generator)
-        rows, log_chance = loss._candidates(own, 1, generator)
+        rows, log_chance = loss._candidates(own, own, 1, generator)
         draws.append(float((weights[rows] / log_chance.exp()).sum()))
     assert sum(draws) / len(draws) == pytest.approx(float(weights[start:stop].sum()), rel=0.02)
 
@@ -169,7 +169,7 @@ def test_sampled_candidates_are_unique_and_hold_every_target() -> None:
     loss = make_loss(full_softmax_items=0, negatives=20)
     own = torch.tensor([9, 45, 9, 3])
     for seed in range(20):
-        rows = loss._candidates(own, 1, seeded(seed))[0].tolist()
+        rows = loss._candidates(own, own, 1, seeded(seed))[0].tolist()
         assert rows == sorted(set(rows))
         assert {9, 45} <= set(rows) <= set(range(*BOUNDS[1]))
 
@@ -331,7 +331,7 @@ def test_gbce_trusts_a_target_less_the_fewer_negatives_it_has() -> None:
 
 def test_contrastive_compares_with_the_targets_of_the_batch_alone() -> None:
     loss = make_loss(objective=Objective("contrastive"))
-    rows, _ = loss._candidates(TARGETS.rows_N, 1, seeded())
+    rows, _ = loss._candidates(TARGETS.rows_N, TARGETS.rows_N, 1, seeded())
     assert rows.tolist() == [9, 20, 45]
 
 
