@@ -204,6 +204,9 @@ class TrainConfig(Section):
     anchor: Annotated[float, Field(ge=0, le=1_000)] = 1.0
     """Under continue_from: how strongly each step draws the weights back to where they started, as
     a multiple of the learning rate."""
+    tracking: Literal["none", "wandb", "mlflow"] = "none"
+    """Where the curves go beside TensorBoard's files: Weights & Biases, or MLflow; set up by their
+    own variables (WANDB_MODE, WANDB_DIR, MLFLOW_TRACKING_URI, ...)."""
     max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 700
     """Users of a domain whom validation looks at on each of its days, sampled by hash."""
 

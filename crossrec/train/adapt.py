@@ -29,16 +29,17 @@ import torch
 from torch import Tensor, nn
 
 from crossrec.config import Config, ModelConfig, TrainConfig
-from crossrec.data.histories import Prepared, read_catalogue
-from crossrec.data.replay import Histories, before, sample_histories
+from crossrec.data.histories import Prepared
 from crossrec.encode import BackboneSource
 from crossrec.model.adapt import LanguageLoss, PairLoss, language_kind
 from crossrec.model.backbone import TextBackbone
 from crossrec.runlog import log
 from crossrec.storage import Store
-from crossrec.train.epoch import autocast, sum_over_workers, world_size
+from crossrec.train.epoch import autocast, memory, sum_over_workers, world_size
+from crossrec.train.material import Material, gather_material
 from crossrec.train.optimize import build_optimizer, set_rates
 from crossrec.train.progress import Progress, is_checkpoint, read_checkpoint, report_epoch
+from crossrec.train.tracking import Tracked, Tracker, open_tracker
 from crossrec.train.workers import Run, run_workers
 
 TEXTS_A_STEP = 64
@@ -46,8 +47,6 @@ TEXTS_A_STEP = 64
 
 STEPS_A_ROUND = 50
 """After so many steps comes a checkpoint and a point of the curve: a minute of MiniLM on a core."""
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def adapt(
     if not store.exists(f"{target}.json"):
         job = AdaptJob(store, prepared, source, config.train, config.seed, known_before, target)
         run = Run(store, folder, f"adapt-{name}", config.train.num_workers)
-        run_workers(run, adapt_loop, {"job": job})
+        run_workers(run, adapt_loop, {"job": job, "tracked": folder})
         # Three times the backbone each, and of no use any more.
         for checkpoint in filter(is_checkpoint, store.list(run.checkpoints)):
             store.delete(f"{run.checkpoints}/{checkpoint}")
@@ -126,61 +125,6 @@ def _digest(config: Config, source: BackboneSource, prepared: Prepared, known_be
         "settings": [train.adapt, train.adapt_steps, train.adapt_learning_rate, train.precision],
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a step draws from.
-
-    texts: each text once. pairs: (P, 2) places in it, of different texts that follow each other in
-    a history.
-    """
-
-    texts: list[str]
-    pairs: Array
-
-    def draw(self, step: int, seed: int, count: int) -> tuple[Array, Array]:
-        """Return the first and second text of a step's pairs, (count,) int64 each.
-
-        Half are two of `pairs`, where there are any; in the others both are the same text.
-        """
-        rng = np.random.default_rng([seed, step])
-        following = count // 2 if len(self.pairs) else 0
-        drawn = rng.integers(max(len(self.pairs), 1), size=following)
-        rest = count - following
-        alone = rng.choice(len(self.texts), rest, replace=rest > len(self.texts))
-        both = np.concatenate([self.pairs[drawn], np.stack([alone, alone], 1)]).astype(np.int64)
-        return both[:, 0], both[:, 1]
-
-
-def gather_material(job: AdaptJob) -> Material:
-    """Read the catalogue's texts and, for the contrastive phase, which follow each other."""
-    found = [
-        read_catalogue(job.store, job.prepared, domain.name)["text"].to_pylist()
-        for domain in job.prepared.domains
-    ]
-    by_row = [text or "" for part in found for text in part]
-    texts = sorted({text for text in by_row if text})
-    if job.train.adapt == "mlm":
-        return Material(texts, np.zeros((0, 2), np.int64))
-    place = {text: number for number, text in enumerate(texts)}
-    text_of_row = np.array([place.get(text, -1) for text in by_row], np.int64)
-    known = before(sample_histories(job.store, job.prepared), job.known_before)
-    return Material(texts, following_pairs(known, text_of_row))
-
-
-def following_pairs(histories: Histories, text_of_row: Array) -> Array:
-    """Return (P, 2) texts of events that follow each other in a history; never twice the same one.
-
-    Args:
-        histories: oldest event first.
-        text_of_row: (I,) the text of each catalogue row, -1 for none.
-    """
-    texts, owners = text_of_row[histories.rows], histories.owners
-    pairs = np.stack([texts[:-1], texts[1:]], 1)
-    is_pair = (owners[:-1] == owners[1:]) & (pairs.min(1) >= 0) & (pairs[:, 0] != pairs[:, 1])
-    found: Array = pairs[is_pair]
-    return found
 
 
 @dataclass
@@ -214,7 +158,9 @@ def build_adapt(job: AdaptJob, device: torch.device) -> AdaptTask:
     model = ray.train.torch.prepare_model(
         loss, parallel_strategy_kwargs={"find_unused_parameters": True}
     )
-    return AdaptTask(backbone, loss, model, optimizer, gather_material(job), train, device)
+    with_pairs = train.adapt == "contrastive"
+    material = gather_material(job.store, job.prepared, job.known_before, with_pairs)
+    return AdaptTask(backbone, loss, model, optimizer, material, train, device)
 
 
 def adapt_loop(config: dict[str, Any]) -> None:
@@ -227,17 +173,24 @@ def adapt_loop(config: dict[str, Any]) -> None:
     if saved is not None:
         progress = saved.phases[-1]
         saved.restore(task)
+    facts = {"seed": job.seed, "model": vars(job.source.settings), "train": vars(job.train)}
+    tracked = Tracked(job.store, config["tracked"], "adapt", job.train.tracking, facts)
+    tracker = open_tracker(tracked, progress.step, rank)
     while not progress.is_done:
-        point = _run_round(job, task, progress, rank)
+        point = _run_round(job, task, progress, rank, tracker)
         progress.epoch += 1
         progress.is_done = progress.step >= job.train.adapt_steps
         progress.curve.append({"epoch": progress.epoch, **point})
+        tracker.epoch(progress.step, progress.curve[-1])
         report_epoch(task, [progress], None, rank)
+    tracker.close()
     if not rank:
         _export(job, task, progress)
 
 
-def _run_round(job: AdaptJob, task: AdaptTask, progress: Progress, rank: int) -> dict[str, float]:
+def _run_round(
+    job: AdaptJob, task: AdaptTask, progress: Progress, rank: int, tracker: Tracker
+) -> dict[str, float]:
     """Take the steps up to the next checkpoint; return the round's point of the curve."""
     began, first = time.perf_counter(), progress.step
     totals, norms = torch.zeros(2, dtype=torch.float64), []
@@ -253,6 +206,8 @@ def _run_round(job: AdaptJob, task: AdaptTask, progress: Progress, rank: int) ->
         task.optimizer.zero_grad(set_to_none=True)
         totals += torch.tensor([summed.item(), count])
         progress.step += 1
+        own = {"loss": summed.item() / max(count, 1), "gradient_norm": norms[-1]}
+        tracker.step(progress.step, own)
     total, count = sum_over_workers(totals).tolist()
     seconds = time.perf_counter() - began
     return {
@@ -261,6 +216,7 @@ def _run_round(job: AdaptJob, task: AdaptTask, progress: Progress, rank: int) ->
         "gradient_norm": round(float(np.mean(norms)), 4),
         "texts_per_s": round((progress.step - first) * TEXTS_A_STEP / seconds, 1),
         "seconds": round(seconds, 2),
+        **memory(task.device),
     }
 
 

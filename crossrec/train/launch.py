@@ -33,6 +33,7 @@ from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
 from crossrec.train.progress import Progress
 from crossrec.train.task import TrainJob
+from crossrec.train.tracking import check_tracking
 from crossrec.train.workers import Run, run_workers
 
 
@@ -59,6 +60,7 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
         log.info("finetune: already done, %s", store.uri(finished["model"]))
         return finished
     check_adapt(config, store)
+    check_tracking(config.train.tracking)
     folders = Folders(
         f"{run}/train", f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
     )
@@ -197,7 +199,8 @@ def run_phases(plan: Plan, run: Run) -> list[Progress]:
     """
     job = plan.phases[0].job
     datasets = {"histories": stream_histories(job.store, job.prepared)}
-    return run_workers(run, train_loop, {"phases": plan.phases}, datasets).phases
+    config = {"phases": plan.phases, "tracked": run.folder}
+    return run_workers(run, train_loop, config, datasets).phases
 
 
 def time_cuts(config: Config, prepared: Prepared) -> tuple[int, int, int]:
@@ -223,6 +226,6 @@ def training_digest(config: Config, prepared: Prepared) -> str:
     }
     settings |= {
         "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude={"tracking"}),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

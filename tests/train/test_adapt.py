@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 import ray
 import ray.train.torch
@@ -22,16 +21,16 @@ from crossrec.encode import BackboneSource
 from crossrec.errors import ConfigError
 from crossrec.storage import Store
 from crossrec.train import adapt as adapting
+from crossrec.train import material
 from crossrec.train.adapt import (
     AdaptJob,
-    Material,
     adapt,
     build_adapt,
     check_adapt,
-    following_pairs,
 )
 from crossrec.train.launch import finetune, time_cuts
 from crossrec.train.progress import Progress, read_checkpoint, write_checkpoint
+from crossrec.train.tracking import Tracker
 from tests.nights import Night, change, published_night
 from tests.small import histories
 from tests.train.test_task import CPU, make_job
@@ -43,33 +42,11 @@ SNAPSHOT = "adapt-*/checkpoint_manager_snapshot.json"
 KINDS: tuple[Kind, ...] = ("mlm", "contrastive")
 
 
-def test_pairs_are_different_texts_that_follow_each_other_in_one_history() -> None:
-    text_of_row = np.array([0, 1, -1, 1, 2])
-    found = histories([(0, 1), (1, 2), (3, 3), (4, 3)], [(0, 5), (2, 6), (4, 7)], [], [(4, 9)])
-    assert following_pairs(found, text_of_row).tolist() == [[0, 1], [1, 2]]
-    assert following_pairs(histories([]), text_of_row).shape == (0, 2)
-
-
-def test_half_of_a_step_are_pairs_and_the_other_half_texts_by_themselves() -> None:
-    material = Material([f"text {n}" for n in range(10)], np.array([[0, 1], [2, 3]]))
-    first, second = material.draw(step=3, seed=17, count=8)
-    pairs = set(zip(first[:4].tolist(), second[:4].tolist(), strict=True))
-    assert pairs <= {(0, 1), (2, 3)}
-    assert (first[4:] == second[4:]).all()
-    assert len(set(first[4:])) == 4
-
-
-def test_a_step_draws_the_same_again_and_another_step_something_else() -> None:
-    material = Material([f"text {n}" for n in range(1_000)], np.zeros((0, 2), np.int64))
-    one, again, other = (material.draw(step, 17, 64)[0].tolist() for step in (3, 3, 4))
-    assert one == again != other
-
-
 @pytest.fixture
 def job(tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> AdaptJob:
     """Five texts, and one history in which two of them follow each other before day 10."""
     known = histories([(0, 3), (4, 9), (2, 10)])
-    monkeypatch.setattr(adapting, "sample_histories", lambda *_: known)
+    monkeypatch.setattr(material, "sample_histories", lambda *_: known)
     monkeypatch.setattr(ray.train.torch, "prepare_model", lambda model, **_: model)
     base = make_job(tmp_path, tiny_backbone)
     train = TrainConfig(adapt="contrastive", adapt_steps=30, adapt_learning_rate=1e-3)
@@ -81,9 +58,9 @@ def with_kind(job: AdaptJob, kind: Kind) -> AdaptJob:
 
 
 def test_only_histories_before_the_validation_slice_are_paired(job: AdaptJob) -> None:
-    material = build_adapt(job, CPU).material
-    assert material.texts == ["deep space", "green tea", "space", "tea"]
-    assert material.pairs.tolist() == [[3, 0]]
+    found = build_adapt(job, CPU).material
+    assert found.texts == ["deep space", "green tea", "space", "tea"]
+    assert found.pairs.tolist() == [[3, 0]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,8 +68,8 @@ def test_a_round_moves_the_backbone_and_lowers_the_loss(job: AdaptJob, kind: Kin
     job = with_kind(job, kind)
     task = build_adapt(job, CPU)
     before = {name: part.clone() for name, part in task.backbone.state_dict().items()}
-    first = adapting._run_round(job, task, Progress("adapt"), 0)
-    second = adapting._run_round(job, task, Progress("adapt"), 0)
+    first = adapting._run_round(job, task, Progress("adapt"), 0, Tracker([]))
+    second = adapting._run_round(job, task, Progress("adapt"), 0, Tracker([]))
     assert second["loss"] < first["loss"]
     still = {name for name, part in task.backbone.state_dict().items() if part.equal(before[name])}
     # Not used: mean pooling goes without it.
@@ -104,7 +81,7 @@ def test_a_checkpoint_brings_back_a_round_with_all_its_dropout(
 ) -> None:
     task, progress = build_adapt(job, CPU), Progress("adapt")
     job = replace(job, train=job.train.model_copy(update={"adapt_steps": 3}))
-    adapting._run_round(job, task, progress, 0)
+    adapting._run_round(job, task, progress, 0, Tracker([]))
     folder = tmp_path / "store" / "x" / "checkpoint_1"
     folder.mkdir(parents=True)
     write_checkpoint(folder, task, [progress], None)
@@ -113,7 +90,10 @@ def test_a_checkpoint_brings_back_a_round_with_all_its_dropout(
     assert saved is not None
     other, again = build_adapt(job, CPU), saved.phases[0]
     saved.restore(other)
-    points = [adapting._run_round(job, *pair, 0) for pair in ((task, progress), (other, again))]
+    points = [
+        adapting._run_round(job, *pair, 0, Tracker([]))
+        for pair in ((task, progress), (other, again))
+    ]
     assert points[0]["loss"] == points[1]["loss"]
     weights = other.loss.state_dict()
     assert all(part.equal(weights[name]) for name, part in task.loss.state_dict().items())
