@@ -133,8 +133,14 @@ class TrainConfig(Section):
     itself, a target against `negatives` of it; contrastive, against the batch's other targets."""
     gbce_t: Share = 0.75
     """How far gbce undoes the sampling of negatives: 0 not at all, as bce does; 1 wholly."""
-    adapt: Literal["none"] = "none"
-    """Self-supervised phase before fine-tuning."""
+    adapt: Literal["none", "mlm", "contrastive"] = "none"
+    """Self-supervised phase that adapts the backbone before any label: masked words of item texts
+    (decoders: each next word); or contrastive, texts beside themselves under another dropout and
+    beside those that follow them in histories. What goes on from a model is not adapted again."""
+    adapt_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 300
+    """Optimizer steps of that phase, 64 texts or pairs of texts each."""
+    adapt_learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-5
+    """Its peak learning rate."""
     strategy: Literal["ddp"] = "ddp"
     """How workers share the model."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 8
@@ -198,6 +204,9 @@ class TrainConfig(Section):
     anchor: Annotated[float, Field(ge=0, le=1_000)] = 1.0
     """Under continue_from: how strongly each step draws the weights back to where they started, as
     a multiple of the learning rate."""
+    tracking: Literal["none", "wandb", "mlflow"] = "none"
+    """Where the curves go beside TensorBoard's files: Weights & Biases, or MLflow; set up by their
+    own variables (WANDB_MODE, WANDB_DIR, MLFLOW_TRACKING_URI, ...)."""
     max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 700
     """Users of a domain whom validation looks at on each of its days, sampled by hash."""
 

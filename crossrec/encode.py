@@ -58,7 +58,7 @@ class BackboneSource:
     model_folder: str | None = None
 
     @contextlib.contextmanager
-    def _located(self) -> Iterator[str]:
+    def located(self) -> Iterator[str]:
         """Yield the local folder, or hub id, of `model.backbone`."""
         with tempfile.TemporaryDirectory() as scratch:
             yield locate_weights(self.settings.backbone, dict(self.store.options), Path(scratch))
@@ -67,7 +67,7 @@ class BackboneSource:
         """Return the backbone, on the CPU."""
         if self.model_folder:
             return load_model_backbone(self.store, self.model_folder, self.settings)
-        with self._located() as place:
+        with self.located() as place:
             return load_backbone(
                 place,
                 self.settings.text_tokens,
@@ -82,7 +82,7 @@ class BackboneSource:
             ConfigError: there is no such folder or package, it holds no weights, or no such layers
                 and maps as the settings name.
         """
-        with self._located() as place:
+        with self.located() as place:
             if self.settings.backbone_learns:
                 check_trainable(place, self.settings)
 
@@ -97,7 +97,7 @@ class BackboneSource:
                 "text_digest"
             )
             return known or weights_digest(self.load())
-        with self._located() as place:
+        with self.located() as place:
             if Path(place).is_dir():
                 return folder_digest(Path(place), self.settings.text_tokens, self.settings.pooling)
         return weights_digest(self.load())
@@ -105,7 +105,7 @@ class BackboneSource:
     @contextlib.contextmanager
     def untrained(self, width: int) -> Iterator[TextBackbone | BackboneFolder]:
         """Yield what `save_model` writes where the backbone was not trained."""
-        with self._located() as place:
+        with self.located() as place:
             if Path(place).is_dir():
                 digest = self.digest()
                 pooling = named_pooling(Path(place), self.settings.pooling)

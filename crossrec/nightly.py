@@ -13,12 +13,16 @@ from crossrec.publish import publish
 from crossrec.score.pipeline import score
 from crossrec.storage import Store
 from crossrec.study.pipeline import study
+from crossrec.train.adapt import check_adapt
 from crossrec.train.launch import finetune
+from crossrec.train.tracking import check_tracking
 
 
 def nightly(config: Config, store: Store) -> dict[str, Any]:
     """Run all stages on an initialised Ray; return what a program wants to know of the night."""
     BackboneSource(store, config.model).check()
+    check_adapt(config, store)
+    check_tracking(config.train.tracking)
     prepared = prepare(config, store)
     finetuned = finetune(config, store)
     metrics = evaluate(config, store)

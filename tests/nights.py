@@ -57,7 +57,9 @@ class Night:
     def checkpoints(self) -> list[str]:
         """Return the folders of the checkpoints that training left, oldest first."""
         folder = f"runs/{self.config.run_id}/train"
-        (run,) = (name for name in self.store.list(folder) if name != "selected")
+        (run,) = (
+            name for name in self.store.list(folder) if name not in ("selected", "tensorboard")
+        )
         names = self.store.list(f"{folder}/{run}")
         return [f"{folder}/{run}/{name}" for name in names if not name.endswith(".json")]
 

@@ -66,7 +66,8 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             "holdout": _describe(truth, holdout),
             **judge_systems(store, truth, files, items),
             "baselines": {name: {"seconds": record["seconds"]} for name, record in records.items()},
-            "training": finetuned["training"] | {"fusion": finetuned["fusion"]},
+            "training": finetuned["training"]
+            | {name: finetuned[name] for name in ("adapt", "fusion")},
             "model": {
                 "id": finetuned["model"].rsplit("/", 1)[1],
                 "backbone": config.model.backbone,

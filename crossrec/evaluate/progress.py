@@ -6,6 +6,8 @@ what was chosen, or None if nothing is known of either.
 >>> training_section({}) is None
 True
 >>> curve = [{"phase": "fit", "epoch": 1, "loss": 2.0}, {"phase": "fit", "epoch": 2, "loss": 1.5}]
+>>> "Loss, before any label" in training_section({"training": {"adapt": curve[:1]}})
+True
 >>> "Loss, fit: from 2 in epoch 1 to 1.5 in 2" in training_section({"training": {"curve": curve}})
 True
 """
@@ -23,6 +25,9 @@ EARLIER = "earlier_ndcg@10"
 """In a point of the curve: on the slice that an earlier model, from which this one goes on, was
 judged on."""
 
+CURVES = ("adapt", "curve")
+"""What of a training are points by round or epoch."""
+
 
 def training_section(metrics: Metrics) -> Markup | None:
     """Return the learning curves of every phase, what was chosen, and what the model is."""
@@ -34,10 +39,15 @@ def training_section(metrics: Metrics) -> Markup | None:
         measured: f"Valid {measured.upper()}",
         EARLIER: "NDCG@10 where it went on from",
         "loss": "Loss",
+        "learning_rate": "Learning rate",
         "gradient_norm": "Gradient norm",
+        "histories_per_s": "Histories a second",
+        "tokens_per_s": "Tokens a second",
+        "texts_per_s": "Texts a second",
     }
     curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    for epoch in training.get("curve") or []:
+    adapted = [{**point, "phase": "before any label"} for point in training.get("adapt") or []]
+    for epoch in [*adapted, *(training.get("curve") or [])]:
         for name in titles:
             value = epoch.get(name)
             if value is not None and isfinite(value):
@@ -47,7 +57,7 @@ def training_section(metrics: Metrics) -> Markup | None:
         line(f"{titles[name]}{', ' if phase else ''}{phase}", points, _chosen(training, name))
         for (phase, name), points in curves.items()
     ]
-    facts = _facts(model) + _facts({key: training[key] for key in training if key != "curve"})
+    facts = _facts(model) + _facts({key: training[key] for key in training if key not in CURVES})
     rows = [Rows(None, facts)] if facts else []
     return render(
         [

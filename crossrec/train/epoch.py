@@ -1,11 +1,12 @@
 """An epoch on one worker: histories to batches, batches to steps.
 
 tables = learners(shard.iter_batches(...), job, rng)
-point = train_epoch(job, task, loss, minibatches(tables, 128, rng), progress)
+point = train_epoch(job, task, loss, minibatches(tables, 128, rng), progress, tracker)
 """
 
 import contextlib
 import itertools
+import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from crossrec.model.recommender import HistoryBatch
 from crossrec.train.continued import select_learners
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob, idle_batch
+from crossrec.train.tracking import Tracker
 
 
 def learners(
@@ -60,7 +62,12 @@ def minibatches(
 
 
 def train_epoch(
-    job: TrainJob, task: Task, loss: nn.Module, batches: Iterable[pa.Table], progress: Progress
+    job: TrainJob,
+    task: Task,
+    loss: nn.Module,
+    batches: Iterable[pa.Table],
+    progress: Progress,
+    tracker: Tracker,
 ) -> dict[str, float]:
     """Take a step a batch; return the epoch's means over the workers.
 
@@ -69,13 +76,14 @@ def train_epoch(
 
     Returns:
         loss: of a target. learning_rate: of the head in the last step. gradient_norm: mean over
-        steps, before clipping. histories: read by all workers. waiting: share of the time in which
-        this worker waited for its batch.
+        steps, before clipping. histories: read by all workers, also per second; tokens_per_s: read
+        by a backbone that learns. memory_mb, gpu_memory_mb: most that this worker has ever held.
+        waiting: share of the time in which this worker waited for its batch.
     """
     task.loss.train()
     # The same on all workers and at a replay of the epoch: all draw the same negatives.
     generator = torch.Generator().manual_seed(job.seed * 100_003 + progress.epoch)
-    totals = torch.zeros(3, dtype=torch.float64)
+    totals = torch.zeros(4, dtype=torch.float64)
     norms, waited, began = [], 0.0, time.perf_counter()
     waiting = iter(batches)
     while True:
@@ -84,24 +92,57 @@ def train_epoch(
         parts = to_parts(job, table)
         waited += time.perf_counter() - asked_at
         count = sum(len(targets.rows_N) for _, targets in parts)
-        asked, busy = _sum(torch.tensor([count, table is not None])).tolist()
+        asked, busy = sum_over_workers(torch.tensor([count, table is not None])).tolist()
         if not busy:
             break
+        tokens = task.tokens_read
         summed = add_gradients(task, loss, parts, max(asked, 1), generator)
         norms.append(task.step(progress.step, progress.epoch))
         progress.step += 1
-        totals += torch.tensor([summed, count, 0 if table is None else table.num_rows])
+        read = 0 if table is None else table.num_rows
+        totals += torch.tensor([summed, count, read, task.tokens_read - tokens])
+        tracker.step(
+            progress.step,
+            {
+                "loss": summed / max(count, 1),
+                "learning_rate": _rate(task),
+                "gradient_norm": norms[-1],
+            },
+        )
         if job.train.max_steps is not None and progress.step >= job.train.max_steps:
             progress.is_done = True
             break
-    total, count, histories = _sum(totals).tolist()
-    return {
-        "loss": round(total / max(count, 1), 5),
-        "learning_rate": float(f"{task.optimizer.param_groups[0]['lr']:.3g}"),
+    seconds = max(time.perf_counter() - began, 1e-9)
+    return _point(sum_over_workers(totals), seconds) | {
+        "learning_rate": _rate(task),
         "gradient_norm": round(float(np.mean(norms)), 4) if norms else 0.0,
-        "histories": int(histories),
-        "waiting": round(waited / max(time.perf_counter() - began, 1e-9), 4),
+        "waiting": round(waited / seconds, 4),
+        **memory(task.device),
     }
+
+
+def _rate(task: Task) -> float:
+    return float(f"{task.optimizer.param_groups[0]['lr']:.3g}")
+
+
+def _point(totals: Tensor, seconds: float) -> dict[str, float]:
+    """Return the loss and the throughput of all workers."""
+    total, count, histories, tokens = totals.tolist()
+    point = {
+        "loss": round(total / max(count, 1), 5),
+        "histories": int(histories),
+        "histories_per_s": round(histories / seconds, 1),
+    }
+    return point | ({"tokens_per_s": round(tokens / seconds)} if tokens else {})
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """Return the most that this process has held, in MB of main memory and of a GPU's."""
+    # Linux counts in KiB.
+    found = {"memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+    if device.type == "cuda":
+        found["gpu_memory_mb"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return dict(found)
 
 
 def add_gradients(
@@ -119,12 +160,12 @@ def add_gradients(
     for number, (batch, targets) in enumerate(parts, 1):
         # Workers exchange gradients once, with the last part.
         is_last = number == len(parts)
-        hold = contextlib.nullcontext() if is_last or _world() == 1 else loss.no_sync()  # type: ignore[operator]
+        hold = contextlib.nullcontext() if is_last or world_size() == 1 else loss.no_sync()  # type: ignore[operator]
         with hold:
             with autocast(task.device, task.train.precision):
                 summed: Tensor = loss(batch.to(task.device), targets.to(task.device), generator)
             # DDP averages over workers; this makes that the mean over the global batch's targets.
-            mean = summed * _world() / asked
+            mean = summed * world_size() / asked
             (mean + task.penalty() if is_last else mean).backward()
         total += summed.item()
     return total
@@ -168,13 +209,14 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
     )
 
 
-def _world() -> int:
+def world_size() -> int:
+    """Return the number of workers; 1 outside of Ray Train."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def _sum(values: Tensor) -> Tensor:
+def sum_over_workers(values: Tensor) -> Tensor:
     """Return the sum over the workers."""
-    if _world() > 1:
+    if world_size() > 1:
         values = values.to(ray.train.torch.get_device())
         distributed.all_reduce(values)
     return values.cpu()

@@ -15,36 +15,26 @@ does both. Then `train.fuse` learns how much the sequence counts beside text, ne
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import ray
-import ray.train
-from ray.data import ExecutionOptions
-from ray.train.torch import TorchTrainer
 
 from crossrec.config import Config
 from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.stream import stream_histories
 from crossrec.encode import BackboneSource, encode_catalogue
-from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.errors import ConfigError, explain
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
+from crossrec.train.adapt import adapt, check_adapt
 from crossrec.train.continued import Start, find_start
 from crossrec.train.export import Phase
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
-from crossrec.train.progress import Progress, read_checkpoint
+from crossrec.train.progress import Progress
 from crossrec.train.task import TrainJob
-from crossrec.train.watch import log_epochs
-
-CPUS_A_WORKER = 8
-"""At most; more would not fit beside a GPU on common nodes, and the loop has no use for them."""
-
-WORKER_FAILURES = 2
-"""Times that Ray Train restarts its workers from the last checkpoint before the stage fails."""
+from crossrec.train.tracking import check_tracking
+from crossrec.train.workers import Run, run_workers
 
 
 def finetune(config: Config, store: Store) -> dict[str, Any]:
@@ -69,10 +59,12 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
             )
         log.info("finetune: already done, %s", store.uri(finished["model"]))
         return finished
+    BackboneSource(store, config.model).check()
+    check_adapt(config, store)
+    check_tracking(config.train.tracking)
     folders = Folders(
         f"{run}/train", f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
     )
-    BackboneSource(store, config.model).check()
     with stage("finetune") as facts:
         summary = train_models(config, store, prepared, folders)
         facts |= {
@@ -107,23 +99,70 @@ def train_models(
 
     Returns:
         model, selected: folders. days: on which valid, holdout and night begin. training, refit:
-        epochs of both phases. fusion: what was learned of the parts' weights.
+        epochs of both phases; adapt: rounds of what came before them. fusion: what was learned of
+        the parts' weights.
 
     Raises:
         CrossrecError: training failed.
+    """
+    plan = plan_training(config, store, prepared, folders)
+    run = Run(
+        store,
+        folders.checkpoints,
+        training_digest(config, prepared),
+        config.train.num_workers,
+    )
+    chosen, *rest = run_phases(plan, run)
+    valid, holdout, night = (plan.days[name] for name in ("valid", "holdout", "night"))
+    horizon = config.evaluate.holdout_days
+    moments = FusePlan(valid, holdout, night, horizon, folders.selected, folders.refitted)
+    fusion = fuse(moments, store, plan.phases[0].job.prepared, config.train, config.seed)
+    return {
+        "model": folders.refitted,
+        "selected": folders.selected,
+        "days": plan.days,
+        "continues": plan.continues,
+        "adapt": plan.adapt_curve,
+        "training": {name: getattr(chosen, name) for name in ("best_epoch", "best_ndcg", "curve")},
+        "refit": rest[0].curve if rest else [],
+        "fusion": fusion,
+    }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training does once backbone and text vectors are there.
+
+    days: on which valid, holdout and night begin. continues: folder of the model it goes on from.
+    """
+
+    phases: list[Phase]
+    days: dict[str, int]
+    continues: str | None
+    adapt_curve: list[dict[str, float]]
+
+
+def plan_training(config: Config, store: Store, prepared: Prepared, folders: Folders) -> Plan:
+    """Adapt the backbone where the config asks for it, encode the catalogue, and lay out phases.
+
+    Raises:
+        CrossrecError: the adaptation failed.
     """
     known = prepared
     if config.evaluate.protocol == "leave_one_out":
         known = prepared.without_newest()
     night, holdout, valid = time_cuts(config, prepared)
     notes = {"run_id": config.run_id, "prepared": prepared.digest, "as_of_us": prepared.as_of_us}
+    earlier = find_start(config, store)
+    backbone, adapt_curve = config.model, list[dict[str, float]]()
+    if earlier is None:
+        backbone, adapt_curve = adapt(config, store, known, valid, folders.checkpoints)
 
     def texts_of(start: Start | None) -> dict[str, Any]:
-        source = BackboneSource(store, config.model, start.folder if start else None)
+        source = BackboneSource(store, backbone, start.folder if start else None)
         vectors = encode_catalogue(store, prepared, source)
         return {"source": source, "vectors": vectors, "start": start}
 
-    earlier = find_start(config, store)
     select = TrainJob(
         store=store,
         prepared=known,
@@ -142,19 +181,20 @@ def train_models(
         if earlier:
             refit = replace(refit, **texts_of(earlier.refitted))
         phases.append(Phase("refit", refit, folders.refitted, notes))
-    chosen, *rest = _train(phases, folders.checkpoints, training_digest(config, prepared))
-    horizon = config.evaluate.holdout_days
-    plan = FusePlan(valid, holdout, night, horizon, folders.selected, folders.refitted)
-    fusion = fuse(plan, store, known, config.train, config.seed)
-    return {
-        "model": folders.refitted,
-        "selected": folders.selected,
-        "days": {"valid": valid, "holdout": holdout, "night": night},
-        "continues": earlier.refitted.folder if earlier else None,
-        "training": {name: getattr(chosen, name) for name in ("best_epoch", "best_ndcg", "curve")},
-        "refit": rest[0].curve if rest else [],
-        "fusion": fusion,
-    }
+    days = {"valid": valid, "holdout": holdout, "night": night}
+    return Plan(phases, days, earlier.refitted.folder if earlier else None, adapt_curve)
+
+
+def run_phases(plan: Plan, run: Run) -> list[Progress]:
+    """Train, from the run's newest checkpoint on; return the progress of each phase.
+
+    Raises:
+        CrossrecError: training failed.
+    """
+    job = plan.phases[0].job
+    datasets = {"histories": stream_histories(job.store, job.prepared)}
+    config = {"phases": plan.phases, "tracked": run.folder}
+    return run_workers(run, train_loop, config, datasets).phases
 
 
 def time_cuts(config: Config, prepared: Prepared) -> tuple[int, int, int]:
@@ -180,66 +220,6 @@ def training_digest(config: Config, prepared: Prepared) -> str:
     }
     settings |= {
         "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude={"tracking"}),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _train(phases: Sequence[Phase], folder: str, name: str) -> list[Progress]:
-    """Train, from the newest checkpoint under this name; return the progress of each phase."""
-    job = phases[0].job
-    # In the order of the buckets, so that a night can be repeated.
-    options = ExecutionOptions(preserve_order=True)
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"phases": phases, "folder": f"{folder}/{name}"},
-        datasets={"histories": stream_histories(job.store, job.prepared)},
-        dataset_config=ray.train.DataConfig(execution_options=options),
-        scaling_config=_scaling(job.train.num_workers),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=job.store.full_path(folder),
-            storage_filesystem=job.store.arrow_filesystem,
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
-        ),
-    )
-    # Workers pass over a damaged one; here the warning is seen.
-    read_checkpoint(job.store, f"{folder}/{name}")
-    try:
-        with log_epochs(job.store, f"{folder}/{name}"):
-            trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        where = job.store.uri(f"{folder}/{name}")
-        raise CrossrecError(
-            explain(where, "training to end", str(error), "mend it and rerun: it continues")
-        ) from error
-    saved = read_checkpoint(job.store, f"{folder}/{name}")
-    if saved is None:
-        where = job.store.uri(f"{folder}/{name}")
-        raise CrossrecError(
-            explain(where, "a checkpoint", "none that is whole", "rerun under a new run_id")
-        )
-    return saved.phases
-
-
-def _scaling(workers: int) -> ray.train.ScalingConfig:
-    """Give each worker a GPU where the cluster has them, else an equal share of the CPUs.
-
-    One CPU in two stays free: Ray Data needs some to stream beside the workers, or nothing moves at
-    all.
-    """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    each = max(1, min(cpus // 2 // workers, CPUS_A_WORKER))
-    if workers * each >= cpus or (gpus and workers > gpus):
-        found = f"{cpus} CPUs and {gpus} GPUs in the cluster"
-        expected = f"room for {workers} workers and at least one CPU beside them"
-        raise ConfigError(
-            explain("train.num_workers", expected, found, "use fewer workers or a larger cluster")
-        )
-    return ray.train.ScalingConfig(
-        num_workers=workers,
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": each, "GPU": min(gpus, 1)},
-    )

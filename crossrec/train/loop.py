@@ -6,7 +6,8 @@ killed worker, driver or node costs at most the epoch in progress and the one be
 
     TorchTrainer(
         train_loop,
-        train_loop_config={"phases": ..., "folder": ...},  # where its checkpoints lie
+        # Where its checkpoints lie, and the folder of its figures.
+        train_loop_config={"phases": ..., "folder": ..., "tracked": ...},
         datasets={"histories": ...},
     ).fit()
 """
@@ -28,6 +29,7 @@ from crossrec.train.epoch import learners, minibatches, train_epoch
 from crossrec.train.export import Phase, export_phase
 from crossrec.train.progress import Progress, Saved, read_checkpoint, report_epoch
 from crossrec.train.task import Task, TrainJob, build_task
+from crossrec.train.tracking import Tracked, Tracker, open_tracker
 from crossrec.train.validate import Valid, judge_epoch, load_valid
 
 SHUFFLE_BATCHES = 8
@@ -37,11 +39,12 @@ nearby ones have nothing in common."""
 
 @dataclass(frozen=True)
 class Worker:
-    """This worker: its place among all of them, and its share of the histories."""
+    """This worker: its place among all of them, its share of the histories, where it tells."""
 
     rank: int
     world: int
     shard: ray.data.DataIterator
+    folder: str
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -49,7 +52,7 @@ def train_loop(config: dict[str, Any]) -> None:
     phases: Sequence[Phase] = config["phases"]
     context = ray.train.get_context()
     shard = ray.train.get_dataset_shard("histories")
-    worker = Worker(context.get_world_rank(), context.get_world_size(), shard)
+    worker = Worker(context.get_world_rank(), context.get_world_size(), shard, config["tracked"])
     saved = read_checkpoint(phases[0].job.store, config["folder"])
     # A phase's model is in the store before the first checkpoint of the next.
     earlier = saved.phases[:-1] if saved is not None else []
@@ -74,18 +77,24 @@ def _train_phase(
     if saved is not None:
         progress, best = saved.phases[-1], saved.best
         saved.restore(task)
+    facts = phase.notes | {"seed": job.seed, "model": vars(job.model), "train": vars(job.train)}
+    tracked = Tracked(job.store, worker.folder, phase.name, job.train.tracking, facts)
+    tracker = open_tracker(tracked, progress.step, worker.rank)
     judge = None
     if job.valid is not None and not worker.rank and not progress.is_done:
         judge = Judge.load(job)
     if not progress.curve:
         best = _judge(job, task, judge, progress, {"loss": None}) or best
+        tracker.epoch(progress.step, progress.curve[-1])
         _meet(progress, worker)
         report_epoch(task, [*earlier, progress], best, worker.rank)
     while not progress.is_done:
-        point = _run_epoch(job, task, loss, progress, worker)
+        point = _run_epoch(job, task, loss, progress, worker, tracker)
         best = _judge(job, task, judge, progress, point) or best
+        tracker.epoch(progress.step, progress.curve[-1])
         _meet(progress, worker)
         report_epoch(task, [*earlier, progress], best, worker.rank)
+    tracker.close()
     if not worker.rank:
         validated = [found for found in (*earlier, progress) if found.best_ndcg >= 0]
         export_phase(phase, task, best, (validated or [progress])[-1])
@@ -93,7 +102,12 @@ def _train_phase(
 
 
 def _run_epoch(
-    job: TrainJob, task: Task, loss: nn.Module, progress: Progress, worker: Worker
+    job: TrainJob,
+    task: Task,
+    loss: nn.Module,
+    progress: Progress,
+    worker: Worker,
+    tracker: Tracker,
 ) -> dict[str, Any]:
     """Train on every history once; return the epoch's point of the curve."""
     began = time.perf_counter()
@@ -104,7 +118,7 @@ def _run_epoch(
     rng = np.random.default_rng(torch.initial_seed())
     size = job.train.batch_size // worker.world
     batches = minibatches(learners(tables, job, rng), size, rng)
-    point = train_epoch(job, task, loss, batches, progress)
+    point = train_epoch(job, task, loss, batches, progress, tracker)
     progress.epoch += 1
     return point | {"seconds": round(time.perf_counter() - began, 2)}
 

@@ -14,9 +14,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray.train
+import torch
+from torch import nn
 
 from crossrec.model.adapters import adapter_state, restore_adapter
 from crossrec.model.checkpoint import (
@@ -28,10 +30,21 @@ from crossrec.model.checkpoint import (
 from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
-from crossrec.train.task import Task
 
 PROGRESS = "progress.json"
 CHECKSUMS = "checksums.json"
+
+
+class Trained(Protocol):
+    """What a checkpoint holds the state of."""
+
+    @property
+    def loss(self) -> nn.Module:
+        """All that learns."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """What moves it."""
 
 
 @dataclass
@@ -61,7 +74,7 @@ class Saved:
     optimizer: bytes
     best: bytes | None
 
-    def restore(self, task: Task) -> None:
+    def restore(self, task: Trained) -> None:
         """Put weights and optimizer state back into a task of the same phase."""
         task.loss.load_state_dict(tensors_from_bytes(self.model))
         state = state_from_bytes(self.optimizer, task.device)
@@ -120,7 +133,7 @@ def _read_whole(store: Store, folder: str) -> Saved | None:
     )
 
 
-def report_epoch(task: Task, phases: Sequence[Progress], best: bytes | None, rank: int) -> None:
+def report_epoch(task: Trained, phases: Sequence[Progress], best: bytes | None, rank: int) -> None:
     """Report the newest phase's epoch to Ray Train, rank 0 with a checkpoint; a barrier."""
     progress = phases[-1]
     metrics: dict[str, Any] = {"phase": progress.phase, "best_epoch": progress.best_epoch}
@@ -134,7 +147,7 @@ def report_epoch(task: Task, phases: Sequence[Progress], best: bytes | None, ran
 
 
 def write_checkpoint(
-    folder: Path, task: Task, phases: Sequence[Progress], best: bytes | None
+    folder: Path, task: Trained, phases: Sequence[Progress], best: bytes | None
 ) -> None:
     """Write a checkpoint into an empty local folder."""
     (folder / "model.safetensors").write_bytes(tensors_to_bytes(task.loss.state_dict()))

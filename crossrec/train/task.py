@@ -74,6 +74,7 @@ class LearningTexts(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.texts = texts
+        self.tokens_read = 0
 
     def forward(self, rows_U: Tensor) -> Tensor:
         """Return the text vectors (U, T) of catalogue rows; zero where there is no text."""
@@ -81,6 +82,7 @@ class LearningTexts(nn.Module):
         tokens = {
             name: part.to(rows_U.device) for name, part in self.backbone.tokenize(texts).items()
         }
+        self.tokens_read += tokens["input_ids"].numel()
         has_text_U1 = torch.tensor([[bool(text)] for text in texts], device=rows_U.device)
         return torch.where(has_text_U1, self.backbone(**tokens), 0.0)
 
@@ -109,6 +111,11 @@ class Task:
     def parameters(self) -> list[nn.Parameter]:
         """All that learns."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens, padding included, that a backbone that learns has read in training."""
+        return self.texts.tokens_read if self.texts is not None else 0
 
     def step(self, step: int, epoch: int) -> float:
         """Take an optimizer step, the gradients being there; return their norm before clipping."""

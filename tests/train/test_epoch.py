@@ -21,7 +21,10 @@ from crossrec.train.epoch import (
 )
 from crossrec.train.progress import Progress
 from crossrec.train.task import TrainJob, build_task
+from crossrec.train.tracking import Tracker, Values
 from tests.train.test_task import CPU, make_job
+
+QUIET = Tracker([])
 
 
 def histories(lengths: list[int]) -> pa.Table:
@@ -49,11 +52,11 @@ def test_epoch_of_a_worker_lasts_as_long_as_that_of_the_others(
     def sum_with_other(values: Tensor) -> Tensor:
         return values + torch.tensor(of_other.pop(0) if of_other else [0] * len(values))
 
-    monkeypatch.setattr(epoch, "_sum", sum_with_other)
+    monkeypatch.setattr(epoch, "sum_over_workers", sum_with_other)
     job = make_job(tmp_path, tiny_backbone)
     task = build_task(job, CPU)
     progress = Progress("select")
-    point = train_epoch(job, task, task.loss, [histories([4, 3])], progress)
+    point = train_epoch(job, task, task.loss, [histories([4, 3])], progress, QUIET)
     assert progress.step == 3
     assert 0 < point["loss"] < 10
 
@@ -62,7 +65,7 @@ def test_epoch_without_any_history_takes_no_step(tmp_path: Path, tiny_backbone: 
     job = make_job(tmp_path, tiny_backbone)
     task = build_task(job, CPU)
     progress = Progress("select")
-    assert train_epoch(job, task, task.loss, [], progress)["loss"] == 0
+    assert train_epoch(job, task, task.loss, [], progress, QUIET)["loss"] == 0
     assert progress.step == 0
 
 
@@ -121,7 +124,7 @@ def test_step_is_no_longer_than_the_norm_allows(tmp_path: Path, tiny_backbone: s
     )  # fmt: skip
     task = build_task(job, CPU)
     before = [part.detach().clone() for part in task.parameters]
-    train_epoch(job, task, task.loss, [histories([4, 3])], Progress("select"))
+    train_epoch(job, task, task.loss, [histories([4, 3])], Progress("select"), QUIET)
     moved = torch.stack([(a - b).norm() for a, b in zip(task.parameters, before, strict=True)])
     assert 0 < moved.norm() <= 1.01e-3
 
@@ -135,7 +138,7 @@ def test_layers_below_learn_once_they_are_thawed(tmp_path: Path, tiny_backbone: 
     for number, expected in enumerate(([False, True], [True, True])):
         before = [part.detach().clone() for part in weights]
         progress.epoch = number
-        train_epoch(job, task, task.loss, [histories([4, 3])], progress)
+        train_epoch(job, task, task.loss, [histories([4, 3])], progress, QUIET)
         moved = [not part.equal(was) for part, was in zip(weights, before, strict=True)]
         assert moved == expected
 
@@ -205,3 +208,45 @@ def test_without_a_start_everyone_learns(tmp_path: Path, tiny_backbone: str) -> 
     job = make_job(tmp_path, tiny_backbone)
     tables = [histories([2, 5, 4])]
     assert list(learners(tables, job, np.random.default_rng(1))) == tables
+
+
+def test_an_epoch_tells_of_its_steps_and_how_fast_it_went(
+    tmp_path: Path, tiny_backbone: str
+) -> None:
+    job = settings(make_job(tmp_path, tiny_backbone, "all"))
+    heard = Heard()
+    task = build_task(job, CPU)
+    point = train_epoch(
+        job, task, task.loss, [histories([4, 3])] * 10, Progress("select"), Tracker([heard])
+    )
+    (step,) = heard.points
+    assert step == 10
+    assert heard.points[step].keys() == {"step/loss", "step/learning_rate", "step/gradient_norm"}
+    assert point["histories"] == 20
+    assert point["histories_per_s"] > 0
+    # At least four tokens a text: what it begins and ends with, and two letters.
+    assert point["tokens_per_s"] > 4 * 10 * point["histories_per_s"] / point["histories"]
+    assert point["memory_mb"] > 50
+
+
+def test_a_frozen_backbone_reads_no_tokens(tmp_path: Path, tiny_backbone: str) -> None:
+    job = make_job(tmp_path, tiny_backbone)
+    task = build_task(job, CPU)
+    point = train_epoch(job, task, task.loss, [histories([4, 3])], Progress("select"), QUIET)
+    assert "tokens_per_s" not in point
+
+
+class Heard:
+    """Keeps what a tracker passes on."""
+
+    def __init__(self) -> None:
+        self.points: dict[int, Values] = {}
+
+    def write(self, step: int, values: Values) -> None:
+        self.points[step] = values
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

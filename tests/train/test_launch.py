@@ -75,7 +75,8 @@ def test_trainable_all_reaches_the_backbone(night: Night, by_two: dict[str, Any]
     """Not the chosen weights: where no epoch is better than epoch 0, those are untouched."""
     assert by_two["refit"]
     folder = "runs/two/train"
-    (run,) = (name for name in night.store.list(folder) if name != "selected")
+    others = ("selected", "tensorboard")
+    (run,) = (name for name in night.store.list(folder) if name not in others)
     names = [name for name in night.store.list(f"{folder}/{run}") if not name.endswith(".json")]
     one, other = (
         load(night.store.read_bytes(f"{folder}/{run}/{name}/model.safetensors")) for name in names

@@ -1,0 +1,116 @@
+"""A run of Ray Train: its workers, where its checkpoints lie, and what it has come to.
+
+saved = run_workers(Run(store, "runs/1/train", "1f2e3d4c", workers=2), train_loop, config)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+from ray.data import ExecutionOptions
+from ray.train.torch import TorchTrainer
+
+from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.storage import Store
+from crossrec.train.progress import Saved, read_checkpoint
+from crossrec.train.watch import log_epochs
+
+CPUS_A_WORKER = 8
+"""At most; more would not fit beside a GPU on common nodes, and the loop has no use for them."""
+
+WORKER_FAILURES = 2
+"""Times that Ray Train restarts its workers from the last checkpoint before the stage fails."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run's checkpoints lie, and its workers.
+
+    folder, name: checkpoints are in folder/name of the store. runs_at_once: how many such runs
+    share the cluster. callbacks: Ray Train's, which hear of every report.
+    """
+
+    store: Store
+    folder: str
+    name: str
+    workers: int
+    runs_at_once: int = 1
+    callbacks: Sequence[Any] = ()
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of the checkpoints."""
+        return f"{self.folder}/{self.name}"
+
+
+def run_workers(
+    run: Run,
+    loop: Callable[[dict[str, Any]], None],
+    config: Mapping[str, Any],
+    datasets: Mapping[str, ray.data.Dataset] | None = None,
+) -> Saved:
+    """Run a loop on all workers, which goes on from the newest checkpoint; return the last one.
+
+    The loop's config gets `folder`, where its checkpoints lie.
+
+    Raises:
+        CrossrecError: the loop failed, or the cluster is too small.
+    """
+    store, where = run.store, run.store.uri(run.checkpoints)
+    # In the order of the buckets, so that a night can be repeated.
+    options = ExecutionOptions(preserve_order=True)
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={**config, "folder": run.checkpoints},
+        datasets=dict(datasets or {}),
+        dataset_config=ray.train.DataConfig(execution_options=options),
+        scaling_config=_scaling(run.workers, run.runs_at_once),
+        run_config=ray.train.RunConfig(
+            name=run.name,
+            storage_path=store.full_path(run.folder),
+            storage_filesystem=store.arrow_filesystem,
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
+            callbacks=list(run.callbacks),
+        ),
+    )
+    # Workers pass over a damaged one; here the warning is seen.
+    read_checkpoint(store, run.checkpoints)
+    try:
+        with log_epochs(store, run.checkpoints):
+            trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise CrossrecError(
+            explain(where, "training to end", str(error), "mend it and rerun: it continues")
+        ) from error
+    saved = read_checkpoint(store, run.checkpoints)
+    if saved is None:
+        raise CrossrecError(
+            explain(where, "a checkpoint", "none that is whole", "rerun under a new run_id")
+        )
+    return saved
+
+
+def _scaling(workers: int, runs_at_once: int) -> ray.train.ScalingConfig:
+    """Give each worker a GPU where the cluster has them, else an equal share of the CPUs.
+
+    One CPU in two stays free: Ray Data needs some to stream beside the workers, or nothing moves at
+    all.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    everyone = workers * runs_at_once
+    each = max(1, min(cpus // 2 // everyone, CPUS_A_WORKER))
+    if everyone * each >= cpus or (gpus and everyone > gpus):
+        found = f"{cpus} CPUs and {gpus} GPUs in the cluster"
+        expected = f"room for {everyone} workers and at least one CPU beside them"
+        where = "train.num_workers" + (" x tune.max_concurrent" if runs_at_once > 1 else "")
+        raise ConfigError(explain(where, expected, found, "use fewer workers or a larger cluster"))
+    return ray.train.ScalingConfig(
+        num_workers=workers,
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": each, "GPU": min(gpus, 1)},
+    )
