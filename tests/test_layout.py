@@ -14,7 +14,8 @@ ALL_CODE = [*MODULES, *sorted((ROOT / "jobs").rglob("*.py"))]
 STORAGE = {"storage", "storage_errors", "disk", "s3"}
 """Where files are read and written: the first is what others use, the others are behind it."""
 
-GROUND_FLOOR = {"schema", "errors", "config", "configfile", "runlog"} | STORAGE
+CONFIG = {"config", "config_training", "configfile"}
+GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
 EVERY_STAGE = {"data", "model", "encode", "train", "score", "evaluate", "study", "publish"}
 
 MAY_IMPORT = {

@@ -139,6 +139,11 @@ class AdaptTask:
     train: TrainConfig
     device: torch.device
 
+    @property
+    def learning_backbone(self) -> TextBackbone:
+        """The backbone, which learns."""
+        return self.backbone
+
 
 def build_adapt(job: AdaptJob, device: torch.device) -> AdaptTask:
     """Load texts and backbone, and make the model at step 0."""

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from crossrec.model.adapters import adapter_state, restore_adapter
+from crossrec.model.backbone import TextBackbone
 from crossrec.model.checkpoint import (
     state_from_bytes,
     state_to_bytes,
@@ -45,6 +46,14 @@ class Trained(Protocol):
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         """What moves it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where both are."""
+
+    @property
+    def learning_backbone(self) -> TextBackbone | None:
+        """The backbone, where it learns."""
 
 
 @dataclass
@@ -79,8 +88,8 @@ class Saved:
         task.loss.load_state_dict(tensors_from_bytes(self.model))
         state = state_from_bytes(self.optimizer, task.device)
         task.optimizer.load_state_dict(state["optimizer"])
-        if task.texts is not None:
-            restore_adapter(task.texts.backbone, state["adapter"])
+        if task.learning_backbone is not None:
+            restore_adapter(task.learning_backbone, state["adapter"])
 
 
 def parse_progress(data: bytes) -> list[Progress]:
@@ -151,7 +160,8 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint into an empty local folder."""
     (folder / "model.safetensors").write_bytes(tensors_to_bytes(task.loss.state_dict()))
-    adapter = adapter_state(task.texts.backbone) if task.texts is not None else {}
+    backbone = task.learning_backbone
+    adapter = adapter_state(backbone) if backbone is not None else {}
     state = {"optimizer": task.optimizer.state_dict(), "adapter": adapter}
     (folder / "optimizer.pt").write_bytes(state_to_bytes(state))
     if best is not None:

@@ -113,6 +113,11 @@ class Task:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @property
+    def learning_backbone(self) -> TextBackbone | None:
+        """The backbone, where it learns."""
+        return self.texts.backbone if self.texts is not None else None
+
+    @property
     def tokens_read(self) -> int:
         """Tokens, padding included, that a backbone that learns has read in training."""
         return self.texts.tokens_read if self.texts is not None else 0
