@@ -75,9 +75,10 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning."""
 
-    objective: Literal["softmax", "bce", "gbce", "contrastive"] = "softmax"
+    objective: Literal["softmax", "bce", "gbce", "contrastive", "mse"] = "softmax"
     """The loss of the sequence part: softmax over the domain's items; bce or gbce, each item for
-    itself, a target against `negatives` of it; contrastive, against the batch's other targets."""
+    itself, a target against `negatives` of it; contrastive, against the batch's other targets. mse:
+    the squared error of `rating`, a column of events; lists then go by the rating alone."""
     gbce_t: Share = 0.75
     """How far gbce undoes the sampling of negatives: 0 not at all, as bce does; 1 wholly."""
     adapt: Literal["none", "mlm", "contrastive"] = "none"
@@ -97,7 +98,8 @@ class TrainConfig(Section):
     patience: Annotated[int, Field(ge=1, le=1_000)] = 2
     """Epochs without a better `stop_on` before stopping."""
     stop_on: Literal["ndcg@10", "hr@10", "mrr@10"] = "ndcg@10"
-    """Measure of the validation slice that chooses the epoch."""
+    """Measure of the validation slice that chooses the epoch; under mse it is the rating's error,
+    whatever is said here."""
     num_workers: Annotated[int, Field(ge=1, le=4096)] = 1
     """Ray Train workers."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128

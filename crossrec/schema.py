@@ -13,6 +13,7 @@ so that every
 - day: whole days since 1970-01-01 UTC; all that is known of an item at a moment is known by day.
 """
 
+from collections.abc import Collection
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -36,6 +37,22 @@ HISTORIES = pa.schema(
 )
 """One row a user, sorted by user_id: catalogue rows and microseconds since 1970 UTC, oldest first;
 ties by row."""
+
+EVENT_VALUES = {RATING: "ratings", WEIGHT: "weights"}
+"""What an event may carry beside its key, and its name in histories: lists of float32 as long as
+`rows`; a rating that is not given is NaN, a weight that is not given 1."""
+
+
+def histories_schema(values: Collection[str] = ()) -> pa.Schema:
+    """Return HISTORIES with the columns of these EVENT_VALUES behind it.
+
+    >>> histories_schema(["rating"]).names
+    ['user_id', 'rows', 'timestamps', 'ratings']
+    """
+    more = [name for value, name in EVENT_VALUES.items() if value in values]
+    fields = [pa.field(name, pa.list_(pa.float32()), nullable=False) for name in more]
+    return pa.schema([*HISTORIES, *fields])
+
 
 CATALOGUE = pa.schema(
     [

@@ -9,6 +9,7 @@ means a whole key that the catalogue lacks. Duplicates are found later, where al
 are together (histories.py).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,15 @@ import pyarrow.compute as pc
 from crossrec.data.hashing import GOLDEN, Array, hash_strings, mix
 from crossrec.data.inputs import ORIGIN
 from crossrec.data.rejects import Origins, reject_table
-from crossrec.schema import DOMAIN, ITEM_ID, TIMESTAMP, USER_ID
+from crossrec.schema import (
+    DOMAIN,
+    EVENT_VALUES,
+    ITEM_ID,
+    RATING,
+    TIMESTAMP,
+    USER_ID,
+    WEIGHT,
+)
 
 EVENT_COLUMNS = {USER_ID: "string", ITEM_ID: "string", DOMAIN: "string", TIMESTAMP: "timestamp"}
 
@@ -34,6 +43,8 @@ REASONS = (
     "timestamp in the future",
     "timestamp before year 1",
     "unknown item",
+    "rating not finite",
+    "weight below 0 or not finite",
 )
 """Why an event is rejected, in the order of the checks."""
 
@@ -51,6 +62,12 @@ CHECKED = pa.schema(
     ]
 )
 """An accepted event; or a user without one, with NO_EVENT or LISTED as row."""
+
+
+def checked_schema(values: Collection[str] = ()) -> pa.Schema:
+    """Return CHECKED with the columns of these schema.EVENT_VALUES behind it, as float32."""
+    fields = [pa.field(name, pa.float32()) for name in EVENT_VALUES if name in values]
+    return pa.schema([*CHECKED, *fields])
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,10 @@ class Checked:
 def check_events(
     table: pa.Table, index: ItemIndex, limits: TimeLimits, origins: Origins
 ) -> Checked:
-    """Sort events into accepted, rejected and ignored ones."""
+    """Sort events into accepted, rejected and ignored ones.
+
+    Columns of schema.EVENT_VALUES that the table has go along with what is accepted.
+    """
     codes = id_faults(table, (USER_ID, ITEM_ID, DOMAIN), REASONS)
     timestamps = table.column(TIMESTAMP)
     times = timestamps.fill_null(0).to_numpy()
@@ -151,6 +171,7 @@ def check_events(
     item_ids, domains = (_one_chunk(table, name) for name in (ITEM_ID, DOMAIN))
     rows = find_rows(index, domains, item_ids)
     _mark(codes, rows < 0, "unknown item")
+    values = _event_values(table, codes)
     is_good = codes == 0
     if limits.as_of_us is not None:
         is_good &= times <= limits.as_of_us
@@ -162,10 +183,12 @@ def check_events(
             pa.array(rows[is_good]),
             pa.array(times[is_good]),
             table.column(ORIGIN).take(kept),
+            *(pa.array(value[is_good]) for value in values.values()),
         ],
-        schema=CHECKED,
+        schema=checked_schema(values),
     )
-    accepted = pa.concat_tables([events, _without_events(rejected_users, NO_EVENT)])
+    unheard = _without_events(rejected_users, NO_EVENT, tuple(values))
+    accepted = pa.concat_tables([events, unheard])
     return Checked(
         accepted.combine_chunks(),
         reject_table(origins, table, codes, REASONS),
@@ -174,12 +197,28 @@ def check_events(
     )
 
 
-def check_users(table: pa.Table, origins: Origins) -> Checked:
+def _event_values(table: pa.Table, codes: Array) -> dict[str, Array]:
+    """Return the values of events, (N,) float32 each; mark those that cannot be used."""
+    found = {}
+    for name, missing in ((RATING, np.nan), (WEIGHT, 1.0)):
+        if name in table.column_names:
+            column = table.column(name)
+            given = column.fill_null(np.nan).to_numpy()
+            found[name] = np.where(np.isnan(given), np.float32(missing), given)
+    if RATING in found:
+        _mark(codes, np.isinf(found[RATING]), "rating not finite")
+    if WEIGHT in found:
+        is_bad = (found[WEIGHT] < 0) | np.isinf(found[WEIGHT])
+        _mark(codes, is_bad, "weight below 0 or not finite")
+    return found
+
+
+def check_users(table: pa.Table, origins: Origins, values: Collection[str] = ()) -> Checked:
     """Sort the ids of `data.users` into users and rejected rows; a user may stand there twice."""
     codes = id_faults(table, (USER_ID,), REASONS)
     users = table.column(USER_ID).filter(pa.array(codes == 0))
     rejects = reject_table(origins, table, codes, REASONS)
-    return Checked(_without_events(users, LISTED), rejects)
+    return Checked(_without_events(users, LISTED, values), rejects)
 
 
 def id_faults(table: pa.Table, names: tuple[str, ...], reasons: tuple[str, ...]) -> Array:
@@ -196,12 +235,13 @@ def _mark(codes: Array, is_faulty: Array, reason: str, reasons: tuple[str, ...] 
     codes[is_faulty & (codes == 0)] = reasons.index(reason)
 
 
-def _without_events(users: pa.ChunkedArray, row: int) -> pa.Table:
+def _without_events(users: pa.ChunkedArray, row: int, values: Collection[str]) -> pa.Table:
     # An empty id is no user.
     distinct = pc.unique(users.filter(pc.greater(pc.binary_length(users), 0)))
     size = len(distinct)
     numbers = (np.full(size, row, np.int32), np.zeros(size, np.int64), np.full(size, -1))
-    return pa.table([distinct, *map(pa.array, numbers)], schema=CHECKED)
+    nothing = [pa.nulls(size, pa.float32())] * len(values)
+    return pa.table([distinct, *map(pa.array, numbers), *nothing], schema=checked_schema(values))
 
 
 def _one_chunk(table: pa.Table, name: str) -> pa.LargeStringArray:

@@ -6,16 +6,25 @@ and what was found on the way.
     grouped = group_users(events, starts)      # one bucket
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crossrec.data.events import CHECKED, LISTED
+from crossrec.data.events import LISTED
 from crossrec.data.hashing import Array
 from crossrec.data.inputs import ORIGIN
-from crossrec.schema import ACTIVITY, HISTORIES, TIMESTAMP, US_PER_DAY, USER_ID
+from crossrec.schema import (
+    ACTIVITY,
+    EVENT_VALUES,
+    TIMESTAMP,
+    US_PER_DAY,
+    USER_ID,
+    histories_schema,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ def group_users(events: pa.Table, starts: Array) -> Grouped:
     is kept. The order of the input does not matter.
 
     Args:
-        events: of whole users, schema events.CHECKED.
+        events: of whole users, schema events.CHECKED, with any of schema.EVENT_VALUES.
         starts: first catalogue row of each domain, and the end, (domains + 1,) int64.
     """
     users, owners = _rank_users(events)
@@ -62,8 +71,13 @@ def group_users(events: pa.Table, starts: Array) -> Grouped:
     lengths = np.bincount(owners_kept, minlength=len(users))
     is_user = lengths > 0
     is_user[owners[rows == LISTED]] = True
+    values = {
+        name: events.column(name).to_numpy()[order]
+        for name in EVENT_VALUES
+        if name in events.column_names
+    }
     histories = to_histories(
-        users.filter(pa.array(is_user)), lengths[is_user], rows_kept, times_kept
+        users.filter(pa.array(is_user)), lengths[is_user], rows_kept, times_kept, values
     )
     activity = count_activity(rows_kept, times_kept // US_PER_DAY)
     places = owners_kept.astype(np.int64) * (len(starts) - 1) + _domains(rows_kept, starts)
@@ -81,7 +95,7 @@ def group_users(events: pa.Table, starts: Array) -> Grouped:
 
 def _rank_users(events: pa.Table) -> tuple[pa.LargeStringArray, Array]:
     """Return the distinct users sorted, and each row's place among them, (N,) int64."""
-    column = events.cast(CHECKED).column(USER_ID).combine_chunks()
+    column = events.column(USER_ID).cast(pa.large_string()).combine_chunks()
     encoded = column.dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
     ranks = np.empty(len(order), np.int64)
@@ -89,7 +103,13 @@ def _rank_users(events: pa.Table) -> tuple[pa.LargeStringArray, Array]:
     return encoded.dictionary.take(pa.array(order)), ranks[encoded.indices.to_numpy()]
 
 
-def to_histories(users: pa.Array, lengths: Array, rows: Array, times: Array) -> pa.Table:
+def to_histories(
+    users: pa.Array,
+    lengths: Array,
+    rows: Array,
+    times: Array,
+    values: Mapping[str, Array] = MappingProxyType({}),
+) -> pa.Table:
     """Return schema.HISTORIES of users whose events lie end to end.
 
     Args:
@@ -97,10 +117,12 @@ def to_histories(users: pa.Array, lengths: Array, rows: Array, times: Array) -> 
         lengths: (U,) events of each.
         rows: (E,) int32 catalogue rows.
         times: (E,) int64 microseconds since 1970.
+        values: (E,) float32 each, by their names in schema.EVENT_VALUES.
     """
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (rows, times)]
-    return pa.table([users.cast(pa.string()), *lists], schema=HISTORIES)
+    columns = (rows, times, *(values[name] for name in EVENT_VALUES if name in values))
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(column)) for column in columns]
+    return pa.table([users.cast(pa.string()), *lists], schema=histories_schema(values))
 
 
 def count_activity(rows: Array, days: Array) -> pa.Table:

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from crossrec.data.view import View, view_activity, view_histories
 from crossrec.errors import InputError, explain
-from crossrec.schema import CATALOGUE, HISTORIES, bucket_name, domain_folder
+from crossrec.schema import CATALOGUE, bucket_name, domain_folder, histories_schema
 from crossrec.storage import Store
 
-FORMAT = 2
+FORMAT = 3
 """Of the prepared folder; a change of what it holds, or of the hash, is a new number."""
 
 SUMMARY = "summary.json"
@@ -34,7 +34,10 @@ class DomainRange:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A finished prepared folder, or a view of it; domains are in catalogue order."""
+    """A finished prepared folder, or a view of it; domains are in catalogue order.
+
+    values: of schema.EVENT_VALUES, those that its events carry.
+    """
 
     folder: str
     digest: str
@@ -45,6 +48,7 @@ class Prepared:
     items: int
     as_of_us: int
     view: View | None = None
+    values: tuple[str, ...] = ()
 
     def only(self, domain: DomainRange) -> "Prepared":
         """Return the input as if it had one domain alone: all users, its items, its events."""
@@ -75,11 +79,12 @@ def open_prepared(store: Store, folder: str) -> Prepared:
         for entry in summary["domains"]
     )
     counts = {name: summary[name] for name in ("buckets", "users", "events", "items", "as_of_us")}
-    return Prepared(folder, summary["digest"], domains, **counts)
+    values = tuple(summary["values"])
+    return Prepared(folder, summary["digest"], domains, **counts, values=values)
 
 
 def read_histories(store: Store, prepared: Prepared, bucket: int) -> pa.Table:
-    """Return a bucket's users with their histories, schema.HISTORIES.
+    """Return a bucket's users with their histories, `histories_schema(prepared.values)`.
 
     Raises:
         InputError: there is no such bucket.
@@ -88,7 +93,8 @@ def read_histories(store: Store, prepared: Prepared, bucket: int) -> pa.Table:
         expected = f"a bucket from 0 to {prepared.buckets - 1}"
         where = store.uri(prepared.folder)
         raise InputError(explain(where, expected, str(bucket), "ask for one that exists"))
-    whole = store.read_parquet(histories_path(prepared.folder, bucket)).cast(HISTORIES)
+    whole = store.read_parquet(histories_path(prepared.folder, bucket))
+    whole = whole.cast(histories_schema(prepared.values))
     return whole if prepared.view is None else view_histories(prepared.view, whole)
 
 

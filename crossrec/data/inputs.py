@@ -1,8 +1,8 @@
 """The Parquet files of an input table: found, checked by their footers, cut into chunks, read.
 
 In: a file or a folder (local or any fsspec URI). Out: tables of a bounded number of rows, in which
-ids and texts are large_string, timestamps are int64 microseconds UTC, and `origin` numbers the rows
-through all files of the table, in the order of their paths.
+ids and texts are large_string, timestamps are int64 microseconds UTC, numbers are float32, and
+`origin` numbers the rows through all files of the table, in the order of their paths.
 
     events = list_input("events", "s3://bucket/events", options)
     footers = read_footers(events, EVENT_COLUMNS)
@@ -175,7 +175,7 @@ def open_parquet(source: Input, file: InputFile) -> Iterator[pq.ParquetFile]:
 
 
 def check_column(source: Input, footers: Sequence[Footer], name: str, kind: str) -> None:
-    """Check that every file has a column of a kind, "string" or "timestamp".
+    """Check that every file has a column of a kind, "string", "timestamp" or "number".
 
     Raises:
         InputError: names the file, and the Arrow type that it has.
@@ -188,8 +188,7 @@ def check_column(source: Input, footers: Sequence[Footer], name: str, kind: str)
             mend = f"add or rename the column in data.{source.table}"
             raise InputError(explain(file.uri, expected, found, mend))
         found = footer.types[name]
-        is_right = is_text(found) if kind == "string" else pa.types.is_timestamp(found)
-        if not is_right:
+        if not _KINDS[kind](found):
             mend = f"export the column as {kind}"
             raise InputError(explain(file.uri, expected, f"{name} of type {found}", mend))
 
@@ -200,6 +199,15 @@ def is_text(kind: pa.DataType) -> bool:
         kind = kind.value_type
     types = pa.types
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers."""
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+_KINDS = {"string": is_text, "timestamp": pa.types.is_timestamp, "number": is_number}
 
 
 def plan_chunks(footers: Sequence[Footer], rows: int) -> list[tuple[Segment, ...]]:
@@ -258,6 +266,9 @@ def _normalise(table: pa.Table, origin: int, file: InputFile) -> pa.Table:
         column = table.column(name)
         if name == TIMESTAMP:
             arrays[name] = _microseconds(column)
+            continue
+        if is_number(column.type):
+            arrays[name] = column.cast(pa.float32(), safe=False)
             continue
         if pa.types.is_dictionary(column.type):
             column = pa.chunked_array(chunk.dictionary_decode() for chunk in column.chunks)

@@ -45,9 +45,16 @@ def encode_piece(table: pa.Table, bucket_of_row: Array, buckets: int) -> bytes:
 
 
 def read_buckets(
-    store: Store, paths: Sequence[str], wanted: range
+    store: Store, paths: Sequence[str], wanted: range, schema: pa.Schema = CHECKED
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Yield each wanted bucket with its rows from all pieces, in the order of the pieces."""
+    """Yield each wanted bucket with its rows from all pieces, in the order of the pieces.
+
+    Args:
+        store: of the pieces.
+        paths: of all pieces.
+        wanted: buckets.
+        schema: of their rows, `events.checked_schema`.
+    """
     first, last = wanted.start, wanted.stop
     header = (first * _OFFSET_BYTES, (last + 1) * _OFFSET_BYTES)
     heads = _read_ranges(store, paths, [header] * len(paths))
@@ -60,7 +67,7 @@ def read_buckets(
             if stop > start:
                 view = pa.py_buffer(body).slice(start, stop - start)
                 tables.append(pa.ipc.open_stream(view).read_all())
-        yield bucket, pa.concat_tables([CHECKED.empty_table(), *tables]).combine_chunks()
+        yield bucket, pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
 
 def _read_ranges(

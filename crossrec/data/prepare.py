@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -43,7 +44,7 @@ from crossrec.data.rejects import Origins, bad_share, check_share
 from crossrec.data.summary import EPOCH, reasons_of, summarise
 from crossrec.errors import ConfigError, InputError, explain
 from crossrec.runlog import log, stage
-from crossrec.schema import US_PER_DAY, USER_ID
+from crossrec.schema import RATING, US_PER_DAY, USER_ID, WEIGHT
 from crossrec.storage import Store
 
 ROWS_PER_BUCKET = 1_000_000
@@ -97,9 +98,15 @@ def input_digest(config: Config, inputs: Mapping[str, Input]) -> str:
     }
     as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
     data = config.data
-    settings = [FORMAT, data.text_columns, as_of, data.buckets, data.available_from]
+    settings: list[Any] = [FORMAT, data.text_columns, as_of, data.buckets, data.available_from]
+    settings.append(wanted_values(config))
     text = json.dumps([files, settings], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def wanted_values(config: Config) -> list[str]:
+    """Return the columns of schema.EVENT_VALUES to read where events have them."""
+    return [RATING, WEIGHT] if config.train.objective == "mse" else [WEIGHT]
 
 
 def to_microseconds(moment: dt.datetime) -> int:
@@ -118,7 +125,7 @@ def _prepare(
 ) -> dict[str, Any]:
     folder = f"prepared/{digest}"
     footers = {
-        "events": read_footers(inputs["events"], list(EVENT_COLUMNS)),
+        "events": read_footers(inputs["events"], [*EVENT_COLUMNS, *wanted_values(config)]),
         "items": read_footers(
             inputs["items"], wanted_columns(config.data.text_columns, config.data.available_from)
         ),
@@ -137,6 +144,7 @@ def _prepare(
         {name: Origins.of(source, footers[name]) for name, source in inputs.items()},
         TimeLimits(now + US_PER_DAY, as_of),
         config.data.available_from,
+        _check_values(config, inputs["events"], footers["events"]),
     )
     shared = ray.put(job)
     index, items = _write_catalogue(shared, footers["items"], columns)
@@ -147,6 +155,7 @@ def _prepare(
     pieces = sorted(piece for chunk in chunks for piece in chunk.pieces)
     found = _group(shared, index, pieces, job.buckets, accepted)
     summary = {"digest": digest, **summarise(job, footers, items, chunks, found)}
+    summary["values"] = list(job.values)
     store.write_json(f"{folder}/{SUMMARY}", summary)
     store.delete(f"{folder}/pieces")
     _copy_rejects(store, folder, config.run_id)
@@ -177,6 +186,27 @@ def _check_columns(
     if not has_category(footers["items"]):
         columns.remove(CATEGORY)
     return columns, texts
+
+
+def _check_values(config: Config, events: Input, footers: Sequence[Footer]) -> tuple[str, ...]:
+    """Return the columns of schema.EVENT_VALUES that are wanted and there.
+
+    Raises:
+        InputError: one holds no numbers, or the objective needs one that no file has.
+    """
+    found = []
+    for name in wanted_values(config):
+        holders = [
+            pair for pair in zip(events.files, footers, strict=True) if name in pair[1].types
+        ]
+        files = tuple(file for file, _ in holders)
+        check_column(replace(events, files=files), [own for _, own in holders], name, "number")
+        found += [name] if holders else []
+    if config.train.objective == "mse" and RATING not in found:
+        expected = f"a column {RATING} of numbers, for train.objective=mse"
+        mend = "add the column, or choose another train.objective"
+        raise InputError(explain(f"data.events={config.data.events}", expected, "none", mend))
+    return tuple(found)
 
 
 def _write_catalogue(

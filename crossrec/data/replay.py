@@ -9,7 +9,8 @@ apart. Time is cut by whole days: on day d everything before d is known, and not
     popularity = load_activity(store, prepared).decayed(day, half_life_days=4.0)
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ from crossrec.data.histories import (
     read_catalogue,
     read_histories,
 )
-from crossrec.schema import ACTIVITY, US_PER_DAY, USER_ID
+from crossrec.schema import ACTIVITY, EVENT_VALUES, RATING, US_PER_DAY, USER_ID
 from crossrec.storage import Store
 
 Array = np.ndarray
@@ -38,13 +39,15 @@ class Histories:
     """Histories laid end to end: user u has events offsets[u]:offsets[u + 1], oldest first.
 
     user_ids: (U,) Arrow strings. offsets: (U + 1,) int64. rows: (E,) int32 catalogue rows. days:
-    (E,) int32.
+    (E,) int32. values: (E,) float32 each, of the schema.EVENT_VALUES that the input has, by their
+    names there.
     """
 
     user_ids: pa.Array
     offsets: Array
     rows: Array
     days: Array
+    values: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Array:
@@ -67,6 +70,11 @@ def flatten(table: pa.Table) -> Histories:
         offsets - offsets[0],
         rows.flatten().to_numpy().astype(np.int32),
         (timestamps.flatten().to_numpy() // US_PER_DAY).astype(np.int32),
+        {
+            value: _one_chunk(table, name).flatten().to_numpy()
+            for value, name in EVENT_VALUES.items()
+            if name in table.column_names
+        },
     )
 
 
@@ -98,6 +106,7 @@ def select_events(histories: Histories, keep: Array) -> Histories:
         kept_before[histories.offsets],
         histories.rows[keep],
         histories.days[keep],
+        {name: value[keep] for name, value in histories.values.items()},
     )
 
 
@@ -110,6 +119,7 @@ def select_users(histories: Histories, keep: Array) -> Histories:
         offsets,
         histories.rows[events],
         histories.days[events],
+        {name: value[events] for name, value in histories.values.items()},
     )
 
 
@@ -136,6 +146,21 @@ def new_events(histories: Histories, start: int, stop: int) -> tuple[Array, Arra
     return found // items, (found % items).astype(np.int32)
 
 
+def rated_events(histories: Histories, start: int, stop: int) -> tuple[Array, Array, Array]:
+    """Return what users with an event before `start` rated in days start..stop-1.
+
+    Returns:
+        Users (N,) int64, catalogue rows (N,) int32 and ratings (N,) float32, in the order of
+        histories; none where the input has no ratings.
+    """
+    ratings = histories.values.get(RATING, np.full(len(histories.rows), np.nan, np.float32))
+    owners = histories.owners
+    known = np.diff(before(histories, start).offsets) > 0
+    chosen = (histories.days >= start) & (histories.days < stop) & known[owners]
+    chosen &= ~np.isnan(ratings)
+    return owners[chosen], histories.rows[chosen], ratings[chosen]
+
+
 @dataclass(frozen=True)
 class PaddedHistories:
     """The newest events of each user as a matrix, oldest first; column 0 stands for "no event yet".
@@ -143,11 +168,13 @@ class PaddedHistories:
     rows: (B, L) int64, -1 where there is no event. days: (B, L) int32, repeating the last day in
     the padding.
     lengths: (B,) int64, events in the row: the column of a user's newest event.
+    values: (B, L) float32 each, NaN where there is no event.
     """
 
     rows: Array
     days: Array
     lengths: Array
+    values: Mapping[str, Array] = field(default_factory=dict)
 
 
 def pad(histories: Histories, max_history: int) -> PaddedHistories:
@@ -164,7 +191,10 @@ def pad(histories: Histories, max_history: int) -> PaddedHistories:
         days[:, 1:] = np.where(valid, histories.days[index], 0)
         days[:, 0] = np.where(kept > 0, days[:, min(1, length)], 0)
         days = np.maximum.accumulate(days, axis=1)
-    return PaddedHistories(rows, days, kept)
+    values = {name: np.full(rows.shape, np.nan, np.float32) for name in histories.values}
+    for name, value in histories.values.items():
+        values[name][:, 1:][valid] = value[index[valid]]
+    return PaddedHistories(rows, days, kept, values)
 
 
 def training_targets(padded: PaddedHistories, histories: Histories) -> tuple[Array, Array, Array]:

@@ -26,6 +26,7 @@ from crossrec.data.events import (
     TimeLimits,
     check_events,
     check_users,
+    checked_schema,
     index_items,
 )
 from crossrec.data.grouping import group_users
@@ -49,7 +50,8 @@ CAST_ROWS = 1_000_000
 class Job:
     """What the tasks share; inputs and origins are by table.
 
-    available_from: column of items with the day from which they can be had.
+    available_from: column of items with the day from which they can be had. values: columns of
+    schema.EVENT_VALUES that events are read with.
     """
 
     store: Store
@@ -59,6 +61,7 @@ class Job:
     origins: Mapping[str, Origins]
     limits: TimeLimits
     available_from: str
+    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def split_chunk(
     reasons: Counter[str] = Counter()
     accepted = ignored = 0
     newest: list[int] = []
-    columns = list(EVENT_COLUMNS) if name == "events" else [USER_ID]
+    columns = [*EVENT_COLUMNS, *job.values] if name == "events" else [USER_ID]
     for part, table in enumerate(read_chunk(job.inputs[name], chunk, columns)):
         checked = _check(job, index, name, table)
         label = f"{name}-{number:06d}-{part}"
@@ -153,9 +156,12 @@ def split_chunk(
 
 
 def _check(job: Job, index: ItemIndex, name: str, table: pa.Table) -> Checked:
-    if name == "events":
-        return check_events(table, index, job.limits, job.origins[name])
-    return check_users(table, job.origins[name])
+    if name != "events":
+        return check_users(table, job.origins[name], job.values)
+    for value in set(job.values) - set(table.column_names):
+        # None of the chunk's files has it.
+        table = table.append_column(value, pa.nulls(len(table), pa.float32()))
+    return check_events(table, index, job.limits, job.origins[name])
 
 
 def group_buckets(
@@ -163,7 +169,7 @@ def group_buckets(
 ) -> list[BucketCounts]:
     """Write histories, activity and duplicates of buckets."""
     found = []
-    for bucket, events in read_buckets(job.store, pieces, wanted):
+    for bucket, events in read_buckets(job.store, pieces, wanted, checked_schema(job.values)):
         grouped = group_users(events, index.starts)
         job.store.write_parquet(histories_path(job.folder, bucket), grouped.histories)
         job.store.write_parquet(activity_path(job.folder, bucket), grouped.activity)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from crossrec.data.grouping import count_activity, to_histories
-from crossrec.schema import US_PER_DAY, USER_ID
+from crossrec.schema import EVENT_VALUES, US_PER_DAY, USER_ID
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ def view_histories(view: View, histories: pa.Table) -> pa.Table:
     users, rows, times = (
         histories.column(name).combine_chunks() for name in (USER_ID, "rows", "timestamps")
     )
+    more = {
+        value: histories.column(name).combine_chunks().flatten().to_numpy()
+        for value, name in EVENT_VALUES.items()
+        if name in histories.column_names
+    }
     lengths = rows.value_lengths().to_numpy()
     owners = np.repeat(np.arange(len(lengths)), lengths)
     left = np.cumsum(lengths)[owners] - np.arange(len(owners))
@@ -46,7 +51,11 @@ def view_histories(view: View, histories: pa.Table) -> pa.Table:
     kept = (values >= view.start) & (values < view.stop) & (left > view.without_newest)
     counts = np.bincount(owners[kept], minlength=len(lengths))
     return to_histories(
-        users, counts, values[kept] - np.int32(view.start), times.flatten().to_numpy()[kept]
+        users,
+        counts,
+        values[kept] - np.int32(view.start),
+        times.flatten().to_numpy()[kept],
+        {name: value[kept] for name, value in more.items()},
     )
 
 

@@ -18,7 +18,9 @@ SHAPING = ("width", "layers", "heads", "max_history", "leave_out")
 """Settings of the model that its weights depend on; the others may differ."""
 
 BY_ITEM = frozenset({"id_embedding.weight"})
-BY_DOMAIN = frozenset({"event_domain.weight", "query_domain.weight"})
+BY_DOMAIN = frozenset(
+    {"event_domain.weight", "query_domain.weight", "rating.mean_D", "rating.deviation_D"}
+)
 
 
 @torch.no_grad()
@@ -41,6 +43,13 @@ def carry_over(
         if now != then:
             mend = f"set model.{name}={then}, or train from the start"
             raise ConfigError(explain(f"model.{name}", f"{then}, as trained", f"{now}", mend))
+    kinds = [
+        "a model of ratings" if head else "one of events"
+        for head in (model.recommender.rating, recommender.rating)
+    ]
+    if kinds[0] != kinds[1]:
+        mend = "choose the train.objective that it was trained with, or train from the start"
+        raise ConfigError(explain("train.continue_from", kinds[1], kinds[0], mend))
     old, new = model.recommender.state_dict(), recommender.state_dict()
     if old["projection"].shape != new["projection"].shape:
         found, expected = (f"texts of width {part['projection'].shape[1]}" for part in (new, old))

@@ -36,7 +36,7 @@ from crossrec.model.weights import BackboneFolder, copy_folder
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
-FORMAT = 2
+FORMAT = 3
 """Of a model folder; another set of tensors is a new number."""
 
 BOTTLENECKS = "bottlenecks.safetensors"
@@ -98,6 +98,7 @@ def save_model(
         "text_digest": digest,
         "pooling": backbone.pooling,
         "items": model.items.num_rows,
+        "ratings": model.recommender.rating is not None,
         "domains": list(model.domains),
         "facts": model.facts,
     }
@@ -119,9 +120,8 @@ def load_model(store: Store, folder: str) -> Model:
         where, found = store.uri(f"{folder}/config.json"), f"format {config['format']}"
         raise CrossrecError(explain(where, f"format {FORMAT}", found, "fine-tune again"))
     settings = ModelConfig.model_validate(config["settings"])
-    recommender = Recommender(
-        settings, config["text_width"], config["items"], len(config["domains"])
-    )
+    domains, ratings = len(config["domains"]), config["ratings"]
+    recommender = Recommender(settings, config["text_width"], config["items"], domains, ratings)
     recommender.load_state_dict(load_tensors(store.read_bytes(f"{folder}/model.safetensors")))
     return Model(
         settings,
@@ -145,10 +145,15 @@ def load_model_backbone(store: Store, folder: str, settings: ModelConfig) -> Tex
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """Return tensors as the bytes of a safetensors file."""
-    return bytes(
-        save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    )
+    """Return tensors as the bytes of a safetensors file; one with two names is in it twice."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory, as tied weights do.
+        found[name] = plain.clone() if plain.data_ptr() in seen else plain
+        seen.add(plain.data_ptr())
+    return bytes(save_tensors(found))
 
 
 def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:

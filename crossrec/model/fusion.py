@@ -109,6 +109,9 @@ class Fusion(nn.Module):
         self.register_buffer("user_deviation", torch.ones(users))
         self.user_mean: Tensor
         self.user_deviation: Tensor
+        # Slope and level by domain; a slope of 0 says that scores are no probabilities.
+        self.register_buffer("link_D2", torch.zeros(domains, 2))
+        self.link_D2: Tensor
         self.weights = nn.Parameter(torch.tensor([STEP_0.get(part, 0.0) for part in PARTS]))
         mix = [STEP_0_POPULARITY.get(days, 0.0) for days in HALF_LIVES_DAYS]
         mix += [0.0] * (items - len(HALF_LIVES_DAYS))
@@ -132,6 +135,14 @@ class Fusion(nn.Module):
         """Take mean and deviation of the users' features from a sample."""
         self.user_mean.copy_(users_BF.mean(0))
         self.user_deviation.copy_(users_BF.std(0, correction=0).clamp(min=1e-3))
+
+    def published(self, scores: Tensor, domain: int) -> Tensor:
+        """Return what is published for scores in a domain: probabilities where there is a link.
+
+        That is sigmoid(slope * score + level) (Platt 1999), in the same order.
+        """
+        slope, level = self.link_D2[domain].double()
+        return torch.sigmoid(scores.double() * slope + level).float() if slope > 0 else scores
 
     def user_side(self, users_BF: Tensor, domain: Tensor) -> UserSide:
         """Return the users' side of a score.

@@ -1,7 +1,7 @@
 """From histories to queries: what validation, hold-out and the night all run.
 
     items = item_state(recommender, text_vectors, ids, counts)
-    profile_BW, queries_BDW = user_queries(recommender, items, histories, bounds, day)
+    asked = user_queries(recommender, items, histories, bounds, day)
     users = user_state(recommender, items, histories, states, bounds, day)
 
 Tensor suffixes: B users, D domains, E events, F features, I items, W model width.
@@ -26,6 +26,7 @@ from crossrec.model.recommender import (
     Recommender,
     recent_mean,
 )
+from crossrec.schema import RATING
 
 LONG_EVENTS, LONG_DECAY = 200, 0.98
 """What a user is like in the long run: the newest 200 events, weighted 0.98 ** age in events."""
@@ -51,8 +52,12 @@ def domain_of_rows(rows: np.ndarray, bounds: Sequence[tuple[int, int]]) -> np.nd
 def to_batch(padded: PaddedHistories, bounds: Sequence[tuple[int, int]]) -> HistoryBatch:
     """Return padded histories as tensors."""
     domains = domain_of_rows(padded.rows, bounds)
+    ratings = padded.values.get(RATING)
     return HistoryBatch(
-        torch.from_numpy(padded.rows), torch.from_numpy(domains), torch.from_numpy(padded.days)
+        torch.from_numpy(padded.rows),
+        torch.from_numpy(domains),
+        torch.from_numpy(padded.days),
+        None if ratings is None else torch.from_numpy(ratings),
     )
 
 
@@ -78,6 +83,19 @@ def item_state(
     return ItemState(torch.cat(texts), torch.cat(vectors))
 
 
+@dataclass(frozen=True)
+class UserQueries:
+    """What users ask every domain for.
+
+    profile_BW: untrained. queries_BDW: learned; offsets_BD: added to their products with item
+    vectors, as in `Recommender.questions`.
+    """
+
+    profile_BW: Tensor
+    queries_BDW: Tensor
+    offsets_BD: Tensor
+
+
 @torch.inference_mode()
 def user_queries(
     recommender: Recommender,
@@ -85,8 +103,8 @@ def user_queries(
     histories: Histories,
     bounds: Sequence[tuple[int, int]],
     day: int,
-) -> tuple[Tensor, Tensor]:
-    """Return the untrained profile (B, W) and the learned query of every domain (B, D, W).
+) -> UserQueries:
+    """Return what B users ask every domain for.
 
     Args:
         recommender: in evaluation mode.
@@ -107,11 +125,12 @@ def user_queries(
     learned_BW = recent_mean(history_BLW, known_BL)[users_B, lengths_B]
     profile_BW = recent_mean(items.texts_IW[looked_up_BL], known_BL)[users_B, lengths_B]
     elapsed_B = torch.where(lengths_B > 0, day - batch.days_BL[users_B, lengths_B], 0)
-    queries = [
-        recommender.queries(hidden_BW, learned_BW, torch.full_like(users_B, domain), elapsed_B)
+    found = [
+        recommender.questions(hidden_BW, learned_BW, torch.full_like(users_B, domain), elapsed_B)
         for domain in range(len(bounds))
     ]
-    return profile_BW, torch.stack(queries, 1)
+    queries_BDW, offsets_BD = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+    return UserQueries(profile_BW, queries_BDW, offsets_BD)
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,7 @@ class UserState:
     """What the fusion needs to know of B users on a day.
 
     profile_BW: untrained mean of the texts of recent events. domain_profile_BDW: the same of the
-    events in each domain, over a longer time. queries_BDW: the learned query of every domain.
+    events in each domain, over a longer time. queries_BDW, offsets_BD: as in UserQueries.
     features_BF: `data.userstate.user_features`. counts_BD: log(1 + events in the domain).
     lasting, recent: the events of all domains over a longer time, and the newest.
     """
@@ -127,6 +146,7 @@ class UserState:
     profile_BW: Tensor
     domain_profile_BDW: Tensor
     queries_BDW: Tensor
+    offsets_BD: Tensor
     features_BF: Tensor
     counts_BD: Tensor
     lasting: PastEvents
@@ -150,7 +170,7 @@ def user_state(
 ) -> UserState:
     """Return the state of B users; arguments as in `user_queries`, `states` those of the input."""
     device = items.vectors_IW.device
-    profile_BW, queries_BDW = user_queries(recommender, items, histories, bounds, day)
+    asked = user_queries(recommender, items, histories, bounds, day)
     lasting = _newest(histories, LONG_EVENTS, LONG_DECAY, device)
     recent = _newest(histories, RECENT_EVENTS, RECENT_DECAY, device)
     users = len(histories.lengths)
@@ -159,14 +179,19 @@ def user_state(
         inside_E = (lasting.rows_E >= start) & (lasting.rows_E < stop)
         rows_E, owners_E = lasting.rows_E[inside_E], lasting.owners_E[inside_E]
         texts_EW = items.texts_IW[rows_E] * lasting.weights_E[inside_E].unsqueeze(1)
-        summed_BW = profile_BW.new_zeros(users, profile_BW.shape[1]).index_add_(
-            0, owners_E, texts_EW
-        )
+        summed_BW = texts_EW.new_zeros(users, texts_EW.shape[1]).index_add_(0, owners_E, texts_EW)
         profiles.append(functional.normalize(summed_BW, dim=-1))
     features_BF = torch.from_numpy(user_features(histories, states, day)).to(device)
     counts_BD = torch.from_numpy(domain_counts(histories, bounds)).to(device)
     return UserState(
-        profile_BW, torch.stack(profiles, 1), queries_BDW, features_BF, counts_BD, lasting, recent
+        asked.profile_BW,
+        torch.stack(profiles, 1),
+        asked.queries_BDW,
+        asked.offsets_BD,
+        features_BF,
+        counts_BD,
+        lasting,
+        recent,
     )
 
 

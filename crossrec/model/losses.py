@@ -28,7 +28,7 @@ def positive_weight(share: float, trust: float) -> float:
 
 
 def binary_loss(logits_NC: Tensor, labels_N: Tensor, weights_NC: Tensor, beta: float) -> Tensor:
-    """Return the summed loss -beta log p(target) - sum over negatives of w log(1 - p).
+    """Return the loss (N,) of targets: -beta log p(target) - sum over negatives of w log(1 - p).
 
     Source: SASRec, Kang and McAuley 2018 with beta and more than one negative as in
     gSASRec, Petrov and Macdonald 2023.
@@ -42,13 +42,13 @@ def binary_loss(logits_NC: Tensor, labels_N: Tensor, weights_NC: Tensor, beta: f
     is_target_NC = torch.zeros_like(weights_NC, dtype=torch.bool)
     is_target_NC[torch.arange(len(labels_N), device=labels_N.device), labels_N] = True
     against = (functional.softplus(logits_NC) * weights_NC).masked_fill(is_target_NC, 0.0)
-    return beta * functional.softplus(-logits_NC[is_target_NC]).sum() + against.sum()
+    return beta * functional.softplus(-logits_NC[is_target_NC]) + against.sum(1)
 
 
 def softmax_loss(
     logits_NC: Tensor, log_share_C: Tensor, labels_N: Tensor, is_other_NC: Tensor | None = None
 ) -> Tensor:
-    """Return the summed softmax loss, each negative over its chance to be there (logQ correction).
+    """Return the softmax loss (N,), each negative over its chance to be there (logQ correction).
 
     Yi et al. 2019, but not for the target: it is there with certainty, whatever the chance of its
     being drawn (Khrylchenko et al. 2025). The same holds for negatives from the batch, which would
@@ -65,4 +65,4 @@ def softmax_loss(
     if is_other_NC is not None:
         corrected_NC = corrected_NC.masked_fill(~is_other_NC, -torch.inf)
     corrected_NC[places, labels_N] = logits_NC[places, labels_N]
-    return functional.cross_entropy(corrected_NC, labels_N, reduction="sum")
+    return functional.cross_entropy(corrected_NC, labels_N, reduction="none")

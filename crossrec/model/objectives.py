@@ -1,7 +1,8 @@
 """What fine-tuning minimises; all objectives see the same queries and item vectors.
 
 softmax: over the target domain's items, all or a sample. contrastive: over the targets of the batch
-alone. bce, gbce: each item for itself, a target against sampled negatives (model.losses).
+alone. bce, gbce: each item for itself, a target against sampled negatives (model.losses). mse: see
+model.rating.
 
 In: a batch of histories with targets. Out: the summed loss and the number of targets, so that
 workers with unequal batches still average to the loss of the one global batch.
@@ -35,7 +36,7 @@ LEVEL_SPEED = 10.0
 class Objective:
     """What is minimised: `train.objective`, and `train.gbce_t` where it is gbce."""
 
-    name: Literal["softmax", "bce", "gbce", "contrastive"] = "softmax"
+    name: Literal["softmax", "bce", "gbce", "contrastive", "mse"] = "softmax"
     gbce_t: float = 0.75
 
     @property
@@ -51,26 +52,36 @@ class Objective:
 
 @dataclass(frozen=True)
 class Targets:
-    """What is predicted from where; all (N,) int64.
+    """What is predicted from where; (N,) int64 each.
 
     users_N: row of the batch. sources_N: column of the newest event known. rows_N: catalogue row of
     the target.
-    elapsed_N: days from the source to the target.
+    elapsed_N: days from the source to the target. weights_N, ratings_N: float32 of the target;
+    without the first all count 1, the second is for the objective mse alone.
     """
 
     users_N: Tensor
     sources_N: Tensor
     rows_N: Tensor
     elapsed_N: Tensor
+    weights_N: Tensor | None = None
+    ratings_N: Tensor | None = None
 
     def to(self, device: torch.device) -> "Targets":
         """Return the targets on another device."""
         return Targets(
-            *(
-                part.to(device)
-                for part in (self.users_N, self.sources_N, self.rows_N, self.elapsed_N)
-            )
+            self.users_N.to(device),
+            self.sources_N.to(device),
+            self.rows_N.to(device),
+            self.elapsed_N.to(device),
+            None if self.weights_N is None else self.weights_N.to(device),
+            None if self.ratings_N is None else self.ratings_N.to(device),
         )
+
+    @property
+    def weight(self) -> float:
+        """Of all targets together, over which the loss is a mean."""
+        return float(len(self.rows_N) if self.weights_N is None else self.weights_N.sum())
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ class NextEventLoss(nn.Module):
         )
 
     def forward(self, batch: HistoryBatch, targets: Targets, generator: torch.Generator) -> Tensor:
-        """Return the loss summed over the targets, each with the weight of its domain.
+        """Return the loss summed over the targets, each with its own and its domain's weight.
 
         Logits are cosine / temperature + log(1 + events of the item): what is popular anyway need
         not be learned, and the night adds what is popular *then* (model.recommender). Every unique
@@ -139,17 +150,10 @@ class NextEventLoss(nn.Module):
             self._candidates(chosen_M, targets.rows_N, domain, generator)
             for domain in range(len(self.items.bounds))
         ]
-        known_BL = batch.rows_BL >= 0
         rows_U = torch.unique(
-            torch.cat([batch.rows_BL[known_BL], *(found[0] for found in candidates)])
+            torch.cat([batch.rows_BL[batch.rows_BL >= 0], *(found[0] for found in candidates)])
         )
-        vectors_UW = self._vectors(rows_U)
-        # Position 0 and padding look up any vector; `known_BL` masks what they hold.
-        history_BLW = vectors_UW[
-            torch.searchsorted(rows_U, batch.rows_BL.clamp(min=int(rows_U[0])))
-        ]
-        hidden_BLW = self.recommender.encode(history_BLW, batch)
-        profile_BLW = recent_mean(history_BLW, known_BL)
+        vectors_UW, hidden_BLW, profile_BLW = self._read(batch, rows_U)
         total = hidden_BLW.sum() * 0.0
         for domain, (rows_C, log_share_C) in enumerate(candidates):
             asked = torch.nonzero(self._in_domain(targets.rows_N, domain)).squeeze(1)
@@ -169,11 +173,27 @@ class NextEventLoss(nn.Module):
             if self.objective.name != "softmax":
                 is_other_NC = ~_had(batch.rows_BL, rows_C)[users]
             if is_other_NC is not None and self.objective.is_binary:
-                summed = self._binary_loss(logits_NC, log_share_C, labels_N, is_other_NC, domain)
+                loss_N = self._binary_loss(logits_NC, log_share_C, labels_N, is_other_NC, domain)
             else:
-                summed = softmax_loss(logits_NC, log_share_C, labels_N, is_other_NC)
-            total = total + summed * self.domain_weights[domain]
+                loss_N = softmax_loss(logits_NC, log_share_C, labels_N, is_other_NC)
+            if targets.weights_N is not None:
+                loss_N = loss_N * targets.weights_N[asked]
+            total = total + loss_N.sum() * self.domain_weights[domain]
         return total
+
+    def _read(self, batch: HistoryBatch, rows_U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the items' vectors, hidden states and profiles of the histories.
+
+        rows_U: sorted; every item of the histories is among them.
+        """
+        known_BL = batch.rows_BL >= 0
+        vectors_UW = self._vectors(rows_U)
+        # Position 0 and padding look up any vector; `known_BL` masks what they hold.
+        history_BLW = vectors_UW[
+            torch.searchsorted(rows_U, batch.rows_BL.clamp(min=int(rows_U[0])))
+        ]
+        hidden_BLW = self.recommender.encode(history_BLW, batch)
+        return vectors_UW, hidden_BLW, recent_mean(history_BLW, known_BL)
 
     def _logits(self, queries_NW: Tensor, vectors_CW: Tensor) -> Tensor:
         """Return cosine / temperature (N, C), fp32: bf16 tells logits of 12 apart by 0.06 only."""
@@ -188,7 +208,7 @@ class NextEventLoss(nn.Module):
         is_other_NC: Tensor,
         domain: int,
     ) -> Tensor:
-        """Return the summed BCE or gBCE of a domain.
+        """Return the BCE or gBCE (N,) of a domain's targets.
 
         Of the other items `negatives` a target count, or all: each candidate by that share, over
         its chance to be there, so that the sum is right on average whatever else is in the batch

@@ -37,23 +37,35 @@ class HistoryBatch:
     event yet).
     domains_BL: index of the event's domain, int64, the number of domains where there is none.
     days_BL: day of the event, int32.
+    ratings_BL: what the user gave, float32, NaN for none; None where the input has no ratings.
     """
 
     rows_BL: Tensor
     domains_BL: Tensor
     days_BL: Tensor
+    ratings_BL: Tensor | None = None
 
     def to(self, device: torch.device) -> "HistoryBatch":
         """Return the batch on another device."""
         return HistoryBatch(
-            *(part.to(device) for part in (self.rows_BL, self.domains_BL, self.days_BL))
+            self.rows_BL.to(device),
+            self.domains_BL.to(device),
+            self.days_BL.to(device),
+            None if self.ratings_BL is None else self.ratings_BL.to(device),
         )
 
 
 class Recommender(nn.Module):
-    """All that is learned beside the backbone."""
+    """All that is learned beside the backbone; `rating` where it predicts what users will give."""
 
-    def __init__(self, settings: ModelConfig, text_width: int, items: int, domains: int) -> None:
+    def __init__(
+        self,
+        settings: ModelConfig,
+        text_width: int,
+        items: int,
+        domains: int,
+        with_ratings: bool = False,
+    ) -> None:
         super().__init__()
         width = settings.width
         self.settings = settings
@@ -95,6 +107,7 @@ class Recommender(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))
         for embedding in (self.event_domain, self.gap, self.query_domain):
             nn.init.normal_(embedding.weight, std=0.02)
+        self.rating = RatingHead(width, domains) if with_ratings else None
 
     @torch.no_grad()
     def start_from(self, text_IT: Tensor) -> None:
@@ -146,6 +159,8 @@ class Recommender(nn.Module):
             + self.event_domain(batch.domains_BL)
             + self.gap(gap_bucket(gaps_BL))
         )
+        if self.rating is not None and batch.ratings_BL is not None:
+            hidden_BLW = hidden_BLW + self.rating.read(batch.ratings_BL, batch.domains_BL)
         mask_LL = torch.ones(length, length, dtype=torch.bool, device=vectors_BLW.device).triu(1)
         encoded: Tensor = self.encoder(hidden_BLW, mask=mask_LL, is_causal=True)
         return encoded
@@ -163,6 +178,57 @@ class Recommender(nn.Module):
         """
         asked_BW = hidden_BW + self.query_domain(domains_B) + self.gap(gap_bucket(elapsed_B))
         return functional.normalize(profile_BW + self.query(asked_BW), dim=-1, eps=SHORTEST)
+
+    def questions(
+        self, hidden_BW: Tensor, profile_BW: Tensor, domains_B: Tensor, elapsed_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what answers: products of (B, W) with item vectors, plus (B,).
+
+        That is the cosine with the query, or where the model knows ratings the one it predicts.
+        Arguments as in `queries`.
+        """
+        queries_BW = self.queries(hidden_BW, profile_BW, domains_B, elapsed_B)
+        if self.rating is None:
+            return queries_BW, queries_BW.new_zeros(len(queries_BW))
+        asked_BW = hidden_BW + self.query_domain(domains_B) + self.gap(gap_bucket(elapsed_B))
+        return self.rating.ask(asked_BW, queries_BW, domains_B)
+
+
+class RatingHead(nn.Module):
+    """Reads the ratings of a history and predicts the next one; see `model.rating`.
+
+    mean_D, deviation_D: of the ratings in each domain.
+    """
+
+    def __init__(self, width: int, domains: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_D", torch.zeros(domains))
+        self.register_buffer("deviation_D", torch.ones(domains))
+        self.mean_D: Tensor
+        self.deviation_D: Tensor
+        self.given = nn.Linear(2, width, bias=False)
+        self.generosity = nn.Linear(width, 1)
+        self.item_bias = nn.Parameter(torch.zeros(width))
+        self.match = nn.Parameter(torch.zeros(()))
+        # Before training every rating is the domain's mean.
+        for weights in (self.given.weight, *self.generosity.parameters()):
+            nn.init.zeros_(weights)
+
+    def read(self, ratings_BL: Tensor, domains_BL: Tensor) -> Tensor:
+        """Return what ratings add to the events they were given for, (B, L, W)."""
+        known_BL = ~torch.isnan(ratings_BL)
+        domains_BL = domains_BL.clamp(max=len(self.mean_D) - 1)
+        scaled_BL = (ratings_BL - self.mean_D[domains_BL]) / self.deviation_D[domains_BL]
+        scaled_BL = torch.where(known_BL, scaled_BL, 0.0)
+        read_BLW: Tensor = self.given(torch.stack([scaled_BL, known_BL.float()], -1))
+        return read_BLW
+
+    def ask(self, asked_BW: Tensor, queries_BW: Tensor, domains_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors (B, W) and offsets (B,): product with an item's vector, plus offset."""
+        deviation_B = self.deviation_D[domains_B]
+        vectors_BW = deviation_B.unsqueeze(1) * (self.item_bias + self.match * queries_BW)
+        generosity_B = self.generosity(asked_BW).squeeze(1)
+        return vectors_BW, self.mean_D[domains_B] + deviation_B * generosity_B
 
 
 def gap_bucket(days: Tensor) -> Tensor:

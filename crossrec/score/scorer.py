@@ -104,6 +104,9 @@ class Scorer:
                     new_N = self.new[name]
                     if new_places and len(new_N) and system in self.fusions:
                         best = self._with_new(best, products, new_N, new_places)
+                    if system in self.fusions:
+                        index = self.index[name]
+                        best = best[0], self.fusions[system].published(best[1], index)
                     found[system, name].append((best[0].cpu(), best[1].cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
 
@@ -136,6 +139,11 @@ class Scorer:
             if system == "untrained_backbone":
                 products.append((users.profile_BW, texts_IW))
             return products, []
+        vectors_IW = self.state.vectors_IW[domain.start : domain.stop]
+        if system == "model" and self.recommender.rating is not None:
+            offsets_B1 = users.offsets_BD[:, index : index + 1]
+            ones_I1 = vectors_IW.new_ones(len(vectors_IW), 1)
+            return [(users.queries_BDW[:, index], vectors_IW), (offsets_B1, ones_I1)], []
         side = self.fusions[system].user_side(*users.asked(index))
         weights_BP = dict(zip(PARTS, side.weights_BP.unbind(1), strict=True))
         text_BW = (
@@ -144,7 +152,6 @@ class Scorer:
         )
         products = [(text_BW, texts_IW), (side.columns_BR, columns_IR)]
         if system == "model":
-            vectors_IW = self.state.vectors_IW[domain.start : domain.stop]
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )
@@ -163,7 +170,9 @@ def slice_users(histories: Histories, start: int, stop: int) -> Histories:
     offsets = histories.offsets[start : stop + 1]
     events = slice(int(offsets[0]), int(offsets[-1]))
     user_ids = histories.user_ids.slice(start, stop - start)
-    return Histories(user_ids, offsets - offsets[0], histories.rows[events], histories.days[events])
+    values = {name: value[events] for name, value in histories.values.items()}
+    rows, days = histories.rows[events], histories.days[events]
+    return Histories(user_ids, offsets - offsets[0], rows, days, values)
 
 
 def _join(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Lists:

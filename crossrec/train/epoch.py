@@ -22,6 +22,7 @@ from crossrec.data.replay import before, flatten, pad, training_targets
 from crossrec.model.inference import to_batch
 from crossrec.model.objectives import Targets
 from crossrec.model.recommender import HistoryBatch
+from crossrec.schema import RATING, WEIGHT
 from crossrec.train.continued import select_learners
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob, idle_batch
@@ -91,12 +92,14 @@ def train_epoch(
         table = next(waiting, None)
         parts = to_parts(job, table)
         waited += time.perf_counter() - asked_at
-        count = sum(len(targets.rows_N) for _, targets in parts)
-        asked, busy = sum_over_workers(torch.tensor([count, table is not None])).tolist()
+        count = sum(targets.weight for _, targets in parts)
+        asked, busy = sum_over_workers(
+            torch.tensor([count, float(table is not None)], dtype=torch.float64)
+        ).tolist()
         if not busy:
             break
         tokens = task.tokens_read
-        summed = add_gradients(task, loss, parts, max(asked, 1), generator)
+        summed = add_gradients(task, loss, parts, asked or 1.0, generator)
         norms.append(task.step(progress.step, progress.epoch))
         progress.step += 1
         read = 0 if table is None else table.num_rows
@@ -104,7 +107,7 @@ def train_epoch(
         tracker.step(
             progress.step,
             {
-                "loss": summed / max(count, 1),
+                "loss": summed / (count or 1.0),
                 "learning_rate": _rate(task),
                 "gradient_norm": norms[-1],
             },
@@ -129,7 +132,7 @@ def _point(totals: Tensor, seconds: float) -> dict[str, float]:
     """Return the loss and the throughput of all workers."""
     total, count, histories, tokens = totals.tolist()
     point = {
-        "loss": round(total / max(count, 1), 5),
+        "loss": round(total / (count or 1.0), 5),
         "histories": int(histories),
         "histories_per_s": round(histories / seconds, 1),
     }
@@ -149,12 +152,12 @@ def add_gradients(
     task: Task,
     loss: nn.Module,
     parts: Sequence[tuple[HistoryBatch, Targets]],
-    asked: int,
+    asked: float,
     generator: torch.Generator,
 ) -> float:
     """Add up the gradients of a step's parts; return this worker's summed loss.
 
-    asked: targets of all workers and parts, over which the loss is a mean.
+    asked: weight of the targets of all workers and parts, over which the loss is a mean.
     """
     total = 0.0
     for number, (batch, targets) in enumerate(parts, 1):
@@ -200,13 +203,22 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
     if "since" in table.column_names:
         is_asked = padded.days[users, columns] >= table["since"].to_numpy()[users]
         users, sources, columns = users[is_asked], sources[is_asked], columns[is_asked]
+    if job.is_of_ratings:
+        is_given = ~np.isnan(padded.values[RATING][users, columns])
+        users, sources, columns = users[is_given], sources[is_given], columns[is_given]
     if not len(users):
         return idle_batch(len(job.bounds))
     elapsed = np.where(sources > 0, padded.days[users, columns] - padded.days[users, sources], 0)
-    arrays = (users, sources, padded.rows[users, columns], elapsed)
-    return to_batch(padded, job.bounds), Targets(
-        *(torch.from_numpy(array.astype(np.int64)) for array in arrays)
+    where = (users, sources, padded.rows[users, columns], elapsed)
+    users_N, sources_N, rows_N, elapsed_N = (
+        torch.from_numpy(array.astype(np.int64)) for array in where
     )
+    weights_N, ratings_N = (
+        torch.from_numpy(padded.values[name][users, columns]) if name in padded.values else None
+        for name in (WEIGHT, RATING)
+    )
+    targets = Targets(users_N, sources_N, rows_N, elapsed_N, weights_N, ratings_N)
+    return to_batch(padded, job.bounds), targets
 
 
 def world_size() -> int:

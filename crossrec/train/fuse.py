@@ -12,7 +12,7 @@ the hold-out begins; what the night uses has learned from the newest as well.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,18 @@ from crossrec.model.checkpoint import load_model, save_fusions
 from crossrec.model.fusion import Fusion, Shortlists, fit, fit_sequence, join
 from crossrec.runlog import log
 from crossrec.storage import Store
-from crossrec.train.moments import GatherJob, Moment, gather
+from crossrec.train.link import describe_links, learn_link
+from crossrec.train.moments import GatherJob, Moment
+from crossrec.train.shortlists import gather
 
 MOMENTS = 16
 """Moments a fusion learns from, where the data is long enough. On the groceries of README 4, 8 and
 16 moments gave NDCG@10 .083, .086 and .091."""
 
 SEQUENCE_MOMENTS = 3
+
+LINK_USERS = 2_000
+"""Of a domain, for the link from scores to probabilities."""
 
 PAIRS_A_MOMENT = 1_000
 """Users of all domains together; at least FEWEST_PAIRS each."""
@@ -101,12 +106,16 @@ def fuse(
     whole = copy.deepcopy(base)
     if sequence:
         fit_sequence(whole, join(sequence), rate, seed)
-    save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
-    facts = {
+    facts: dict[str, Any] = {
         "moments": len(early),
         "lists": sum(map(len, early)),
         "sequence_weight": round(whole.sequence.item(), 4),
     }
+    is_binary = train.objective in ("bce", "gbce")
+    if is_binary:
+        stop = min(plan.valid + plan.horizon, plan.holdout)
+        facts["links"] = _link(job, Moment(plan.valid, stop, True), whole)
+    save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
     if plan.refitted is None:
         return facts
     latest = [lists for moment, lists in found if not moment.with_sequence][:MOMENTS]
@@ -115,6 +124,10 @@ def fuse(
     with torch.no_grad():
         night.sequence.copy_(whole.sequence)
         night.sequence_gate.load_state_dict(whole.sequence_gate.state_dict())
+        night.link_D2.copy_(whole.link_D2)
+    if is_binary and plan.holdout < plan.night:
+        # The hold-out has been judged with the link before it; the night's learns from it too.
+        facts["links"] = _link(job, Moment(plan.holdout, plan.night, True), night)
     save_fusions(
         store, plan.refitted, {"model": night, "without_sequence": night_base, "step0": step0}
     )
@@ -126,6 +139,25 @@ def _learn(step0: Fusion, lists: Sequence[Shortlists], rate: float, seed: int) -
     if lists and rate:
         fit(fusion, join(lists), rate, seed)
     return fusion
+
+
+def _link(job: GatherJob, moment: Moment, fusion: Fusion) -> dict[str, dict[str, float]]:
+    """Fit a fusion's link at a moment, by a Ray task; return it by domain."""
+    activity = load_activity(job.store, job.prepared)
+    histories = sample_histories(job.store, job.prepared)
+    wide = replace(job, pairs=LINK_USERS)
+    links = ray.get(_learn_link.remote(wide, moment, fusion, histories, activity))
+    fusion.link_D2.copy_(torch.from_numpy(links.copy()))
+    return describe_links(fusion, [domain.name for domain in job.prepared.domains])
+
+
+@ray.remote(num_cpus=2, max_retries=2)
+def _learn_link(
+    job: GatherJob, moment: Moment, fusion: Fusion, histories: Histories, activity: Activity
+) -> np.ndarray:
+    learn_link(job, moment, fusion, histories, activity, EventStates.of(activity))
+    found: np.ndarray = fusion.link_D2.numpy()
+    return found
 
 
 def _gather_all(job: GatherJob, plan: FusePlan) -> list[tuple[Moment, Shortlists]]:

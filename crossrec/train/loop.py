@@ -24,13 +24,14 @@ import ray.train.torch
 import torch
 from torch import distributed, nn
 
+from crossrec.errors import ConfigError, explain
 from crossrec.model.checkpoint import tensors_to_bytes
 from crossrec.train.epoch import learners, minibatches, train_epoch
 from crossrec.train.export import Phase, export_phase
 from crossrec.train.progress import Progress, Saved, read_checkpoint, report_epoch
 from crossrec.train.task import Task, TrainJob, build_task
 from crossrec.train.tracking import Tracked, Tracker, open_tracker
-from crossrec.train.validate import Valid, judge_epoch, load_valid
+from crossrec.train.validate import RMSE, Valid, judge_epoch, load_valid
 
 SHUFFLE_BATCHES = 8
 """Batches that are read at once and shuffled among each other; users lie in the order of a hash, so
@@ -143,9 +144,14 @@ class Judge:
         """Read both from the store."""
         slices = (job.valid, job.earlier)
         most = job.train.max_valid_pairs
-        return cls(
-            *(load_valid(job.store, job.prepared, *days, most) if days else [] for days in slices)
+        valid, earlier = (
+            load_valid(job.store, job.prepared, *days, most) if days else [] for days in slices
         )
+        if job.is_of_ratings and not any(len(moment.rated[0]) for moment in valid):
+            expected = "ratings in the days before the hold-out, for train.objective=mse"
+            mend = "make it longer, or choose another objective"
+            raise ConfigError(explain("train.valid_days", expected, "none", mend))
+        return cls(valid, earlier)
 
 
 def _judge(
@@ -179,8 +185,9 @@ def _judge_slices(job: TrainJob, task: Task, judge: Judge, progress: Progress) -
         earlier = judge_epoch(recommender, items, judge.earlier, task.activity, job.prepared)
         point["earlier_ndcg@10"] = round(earlier["ndcg@10"], 5)
     point["valid_seconds"] = round(time.perf_counter() - began, 2)
-    if found[job.train.stop_on] <= progress.best_value:
+    value = -found[RMSE] if job.is_of_ratings else found[job.train.stop_on]
+    if progress.best_value is not None and value <= progress.best_value:
         return None
-    progress.best_value, progress.best_epoch = found[job.train.stop_on], progress.epoch
+    progress.best_value, progress.best_epoch = value, progress.epoch
     progress.best_ndcg = found["ndcg@10"]
     return tensors_to_bytes(task.loss.state_dict())

@@ -60,15 +60,15 @@ class Trained(Protocol):
 class Progress:
     """Where a phase stands.
 
-    best_value: the measure that chooses, on the validation slice at `best_epoch`; best_ndcg: its
-    NDCG@10. curve: one point an epoch, epoch 0 before training.
+    best_value: the measure that chooses, on the validation slice at `best_epoch`, higher is better;
+    best_ndcg: its NDCG@10. curve: one point an epoch, epoch 0 before training.
     """
 
     phase: str
     epoch: int = 0
     step: int = 0
     best_epoch: int = 0
-    best_value: float = -1.0
+    best_value: float | None = None
     best_ndcg: float = -1.0
     curve: list[dict[str, float]] = field(default_factory=list)
     is_done: bool = False

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared, read_catalogue
-from crossrec.data.replay import Activity, load_activity
+from crossrec.data.replay import Activity, before, load_activity, sample_histories
 from crossrec.encode import BackboneSource, read_vectors
 from crossrec.model.adapters import (
     adapter_penalty,
@@ -30,6 +30,7 @@ from crossrec.model.carry import carry_over
 from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targets
+from crossrec.model.rating import RatingLoss, fit_scale
 from crossrec.model.recommender import HistoryBatch, Recommender
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
@@ -65,6 +66,11 @@ class TrainJob:
     def bounds(self) -> tuple[tuple[int, int], ...]:
         """(start, stop) of the catalogue rows of each domain."""
         return tuple((domain.start, domain.stop) for domain in self.prepared.domains)
+
+    @property
+    def is_of_ratings(self) -> bool:
+        """Whether ratings are what is predicted."""
+        return self.train.objective == "mse"
 
 
 class LearningTexts(nn.Module):
@@ -158,7 +164,7 @@ def idle_batch(domains: int) -> tuple[HistoryBatch, Targets]:
     batch = HistoryBatch(
         torch.tensor([[-1, 0]]), torch.tensor([[domains, 0]]), torch.zeros(1, 2, dtype=torch.int32)
     )
-    return batch, Targets(nothing, nothing, nothing, nothing)
+    return batch, Targets(nothing, nothing, nothing, nothing, ratings_N=nothing.float())
 
 
 def build_task(job: TrainJob, device: torch.device) -> Task:
@@ -176,8 +182,13 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         .append_column("events", pa.array(counts))
         .filter(pa.array(has_id))
     )
-    recommender = Recommender(job.model, vectors_IT.shape[1], items.num_rows, len(job.bounds))
+    recommender = Recommender(
+        job.model, vectors_IT.shape[1], items.num_rows, len(job.bounds), job.is_of_ratings
+    )
     recommender.start_from(vectors_IT.cpu())
+    if recommender.rating is not None:
+        known = before(sample_histories(job.store, job.prepared), job.known_before)
+        fit_scale(recommender.rating, known, job.bounds)
     if job.start is not None:
         names = [domain.name for domain in job.prepared.domains]
         carry_over(recommender, items, names, load_model(job.store, job.start.folder))
@@ -193,7 +204,8 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         job.train.negatives,
         job.train.domain_balance,
     )
-    loss = NextEventLoss(
+    kind = RatingLoss if job.is_of_ratings else NextEventLoss
+    loss = kind(
         recommender,
         texts if texts is not None else vectors_IT.__getitem__,
         table,

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from crossrec.data.histories import Prepared, read_histories
 from crossrec.data.itemstate import POPULARITY_FLOOR
-from crossrec.data.replay import Activity, Histories, before, flatten, new_events, select_users
+from crossrec.data.replay import (
+    Activity,
+    Histories,
+    before,
+    flatten,
+    new_events,
+    rated_events,
+    select_users,
+)
 from crossrec.model.inference import ItemState, domain_of_rows, user_queries
 from crossrec.model.recommender import Recommender
 from crossrec.storage import Store
@@ -29,6 +37,9 @@ K = 10
 MEASURES = ("ndcg@10", "hr@10", "mrr@10")
 """As `evaluate.metrics` defines them; `train.stop_on` names one."""
 
+RMSE = "rmse"
+"""Of ratings, in their unit; lower is better."""
+
 PRIOR_HALF_LIFE_DAYS = 12.0
 
 MOMENTS = 3
@@ -39,13 +50,15 @@ MOMENTS = 3
 class Valid:
     """Users who did something new in the slice: what was known of them before, and what they did.
 
-    users, rows: (N,) the pairs of user index and catalogue row that are relevant.
+    users, rows: (N,) the pairs of user index and catalogue row that are relevant. rated: users,
+    rows and ratings (R,) of all that they rated in the slice.
     """
 
     histories: Histories
     users: np.ndarray
     rows: np.ndarray
     start: int
+    rated: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def load_valid(
@@ -75,10 +88,13 @@ def load_valid(
 
 def _valid_users(histories: Histories, start: int, stop: int) -> Valid:
     users, rows = new_events(histories, start, stop)
+    rated = rated_events(histories, start, stop)
     is_active = np.zeros(len(histories.lengths), bool)
     is_active[users] = True
+    is_active[rated[0]] = True
     place = np.cumsum(is_active) - 1
-    return Valid(select_users(before(histories, start), is_active), place[users], rows, start)
+    known = select_users(before(histories, start), is_active)
+    return Valid(known, place[users], rows, start, (place[rated[0]], *rated[1:]))
 
 
 def _concatenate(parts: Sequence[Valid]) -> Valid:
@@ -90,11 +106,18 @@ def _concatenate(parts: Sequence[Valid]) -> Valid:
         np.concatenate([[0], np.cumsum(lengths)]),
         np.concatenate([part.rows for part in histories]),
         np.concatenate([part.days for part in histories]),
+        {
+            name: np.concatenate([part.values[name] for part in histories])
+            for name in histories[0].values
+        },
     )
-    users = np.concatenate(
-        [part.users + offset for part, offset in zip(parts, first, strict=False)]
+    users, raters = (
+        np.concatenate([found + offset for found, offset in zip(every, first, strict=False)])
+        for every in ([part.users for part in parts], [part.rated[0] for part in parts])
     )
-    return Valid(joined, users, np.concatenate([part.rows for part in parts]), parts[0].start)
+    rated_rows, ratings = (np.concatenate([part.rated[n] for part in parts]) for n in (1, 2))
+    rows = np.concatenate([part.rows for part in parts])
+    return Valid(joined, users, rows, parts[0].start, (raters, rated_rows, ratings))
 
 
 def judge_epoch(
@@ -107,15 +130,20 @@ def judge_epoch(
     """Return MEASURES over all pairs of the slice, of what the loss has learned to predict.
 
     That is cosine / temperature plus the log of how popular an item is; here how popular it was at
-    the moment, as the night adds it.
+    the moment, as the night adds it. A model of ratings goes by the rating alone, and the root of
+    its mean squared error is there too, as RMSE.
     """
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
     scale = recommender.log_scale.exp().item()
     found: list[np.ndarray] = [np.zeros((0, len(MEASURES)))]
+    errors: list[np.ndarray] = [np.zeros(0)]
     for moment in valid:
         popularity_I = activity.decayed(moment.start, PRIOR_HALF_LIFE_DAYS) + POPULARITY_FLOOR
         bias_I = torch.from_numpy(np.log(popularity_I)) / scale
-        queries_UDW = _all_queries(recommender, items, moment, bounds)
+        if recommender.rating is not None:
+            bias_I = torch.zeros_like(bias_I)
+        queries_UDW, offsets_UD = _all_queries(recommender, items, moment, bounds)
+        errors.append(_rating_errors(queries_UDW, offsets_UD, items, moment, bounds))
         for index, (start, stop) in enumerate(bounds):
             measured_PM = _judge_domain(
                 queries_UDW[:, index],
@@ -127,7 +155,27 @@ def judge_epoch(
             found.append(measured_PM)
     every_PM = np.concatenate(found)
     means = every_PM.sum(0) / max(len(every_PM), 1)
-    return dict(zip(MEASURES, means.tolist(), strict=True))
+    measures = dict(zip(MEASURES, means.tolist(), strict=True))
+    if recommender.rating is not None:
+        squared = np.square(np.concatenate(errors))
+        measures[RMSE] = float(np.sqrt(squared.sum() / max(len(squared), 1)))
+    return measures
+
+
+def _rating_errors(
+    queries_UDW: Tensor,
+    offsets_UD: Tensor,
+    items: ItemState,
+    moment: Valid,
+    bounds: Sequence[tuple[int, int]],
+) -> np.ndarray:
+    """Return the difference of predicted and given ratings, (R,)."""
+    users, rows, ratings = moment.rated
+    domains = domain_of_rows(rows, bounds)
+    vectors_RW = items.vectors_IW.cpu()[rows]
+    predicted_R = (queries_UDW[users, domains] * vectors_RW).sum(1) + offsets_UD[users, domains]
+    found: np.ndarray = predicted_R.numpy() - ratings
+    return found
 
 
 def _judge_domain(
@@ -163,7 +211,8 @@ def _judge_domain(
 
 def _all_queries(
     recommender: Recommender, items: ItemState, valid: Valid, bounds: Sequence[tuple[int, int]]
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Return queries (U, D, W) and offsets (U, D) of a moment's users."""
     count = len(valid.histories.lengths)
     queries = []
     for start in range(0, max(count, 1), USERS_A_BATCH):
@@ -172,5 +221,5 @@ def _all_queries(
         part = user_queries(
             recommender, items, select_users(valid.histories, chosen), bounds, valid.start
         )
-        queries.append(part[1].cpu())
-    return torch.cat(queries)
+        queries.append((part.queries_BDW.cpu(), part.offsets_BD.cpu()))
+    return torch.cat([part[0] for part in queries]), torch.cat([part[1] for part in queries])

@@ -183,3 +183,42 @@ def test_check_share_names_the_top_reasons_and_the_folder() -> None:
     )
     with pytest.raises(InputError, match=expected):
         check_share("events", reasons, 1000, 0.035, "runs/1/rejects")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("rating", 3.5, 3.5),
+        ("rating", None, None),
+        ("rating", float("nan"), None),
+        ("rating", float("inf"), "rating not finite"),
+        ("weight", 2.0, 2.0),
+        ("weight", 0.0, 0.0),
+        ("weight", None, 1.0),
+        ("weight", -1.0, "weight below 0 or not finite"),
+        ("weight", float("-inf"), "weight below 0 or not finite"),
+    ],
+)
+def test_check_events_takes_along_what_an_event_carries(
+    name: str, value: float | None, expected: float | str | None
+) -> None:
+    """None of an accepted event is NaN."""
+    table = pa.table(
+        {
+            "origin": pa.array([0]),
+            "user_id": strings("ada"),
+            "item_id": strings("1"),
+            "domain": strings("shop"),
+            "timestamp": pa.array([5]),
+            name: pa.array([value], pa.float32()),
+        }
+    )
+    checked = check_events(table, index(), TimeLimits(FUTURE_US, None), ORIGINS)
+    if isinstance(expected, str):
+        assert checked.rejects.column("reason").to_pylist() == [expected]
+        # The user is known all the same, and carries nothing.
+        assert checked.accepted.column("row").to_pylist() == [NO_EVENT]
+        return
+    assert not len(checked.rejects)
+    found = checked.accepted.column(name)[0].as_py()
+    assert np.isnan(found) if expected is None else found == expected

@@ -295,3 +295,58 @@ def test_input_digest_changes_with_the_settings_that_matter(
     plain, other = make_config(tmp_path), make_config(tmp_path, **change)
     assert input_digest(plain, {}) != input_digest(other, {})
     assert input_digest(plain, {}) == input_digest(make_config(tmp_path, max_reject_share=0), {})
+
+
+def write_values(path: Path, values: dict[str, list[Any]]) -> None:
+    """Two users; ada's second event comes first in the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Any] = {
+        "user_id": ["ada", "ada", "bob"],
+        "item_id": ["2", "1", "1"],
+        "domain": ["shop"] * 3,
+        "timestamp": [DAY_1 + days(1), DAY_1, DAY_1],
+    }
+    pq.write_table(pa.table(columns | values), path)
+
+
+def with_objective(config: Config, objective: str) -> Config:
+    train = config.train.model_copy(update={"objective": objective})
+    return config.model_copy(update={"train": train})
+
+
+def test_prepare_keeps_ratings_and_weights_in_the_order_of_time(tmp_path: Path) -> None:
+    write_items(tmp_path / "items" / "a.parquet", ("1", "shop"), ("2", "shop"))
+    write_values(tmp_path / "events" / "a.parquet", {"rating": [4, 1, None], "weight": [2.5, 1, 0]})
+    config, store = make_config(tmp_path, buckets=32), Store(str(tmp_path / "store"))
+    found = {}
+    for objective in ("mse", "softmax"):
+        summary = prepare(with_objective(config, objective), store)
+        prepared = open_prepared(store, summary["prepared"])
+        tables = [read_histories(store, prepared, bucket) for bucket in range(prepared.buckets)]
+        rows = [entry for table in tables for entry in table.to_pylist()]
+        found[objective] = {entry.pop("user_id"): entry for entry in rows}
+        assert prepared.values == (("rating", "weight") if objective == "mse" else ("weight",))
+    assert found["mse"]["ada"]["ratings"] == [1, 4]
+    assert found["mse"]["ada"]["weights"] == [1, 2.5]
+    assert [str(rating) for rating in found["mse"]["bob"]["ratings"]] == ["nan"]
+    assert found["softmax"]["bob"]["weights"] == [0]
+    assert "ratings" not in found["softmax"]["ada"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "expected a column rating of numbers, for train.objective=mse, found none"),
+        ({"rating": ["good"] * 3}, "expected a column rating of type number, found rating of type"),
+    ],
+)
+def test_prepare_needs_ratings_where_they_are_predicted(
+    tmp_path: Path, values: dict[str, list[Any]], message: str
+) -> None:
+    write_items(tmp_path / "items" / "a.parquet", ("1", "shop"), ("2", "shop"))
+    write_values(tmp_path / "events" / "a.parquet", values)
+    config, store = make_config(tmp_path), Store(str(tmp_path / "store"))
+    with pytest.raises(InputError, match=message):
+        prepare(with_objective(config, "mse"), store)
+    # No other objective looks at them.
+    prepare(config, store)

@@ -15,6 +15,7 @@ from crossrec.data.replay import (
     load_activity,
     new_events,
     pad,
+    rated_events,
     select_events,
     select_users,
     training_targets,
@@ -211,3 +212,22 @@ def test_load_activity_adds_up_buckets(tmp_path: Path) -> None:
     parts = (found.rows, found.days, found.events)
     assert [part.tolist() for part in parts] == [[0, 1, 3], [9, 5, 5], [7, 2 + 3, 1]]
     assert found.items == 4
+
+
+def test_what_events_carry_goes_with_them() -> None:
+    table = pa.table(
+        {
+            "user_id": ["ada", "bob"],
+            "rows": pa.array([[1, 2, 3], [4]], pa.list_(pa.int32())),
+            "timestamps": [[day * US_PER_DAY for day in (1, 2, 3)], [9 * US_PER_DAY]],
+            "ratings": pa.array([[1.0, float("nan"), 5.0], [2.0]], pa.list_(pa.float32())),
+        }
+    )
+    found = flatten(table)
+    assert before(found, 3).values["rating"].tolist()[0] == 1
+    padded = pad(found, 2).values["rating"]
+    # Column 0 stands for no event; the newest two are kept.
+    assert str(padded.tolist()) == "[[nan, nan, 5.0], [nan, 2.0, nan]]"
+    users, rows, ratings = rated_events(found, 2, 10)
+    # Ada's second event has no rating; bob was not known before.
+    assert (users.tolist(), rows.tolist(), ratings.tolist()) == ([0], [3], [5.0])

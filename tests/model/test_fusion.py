@@ -197,7 +197,7 @@ def test_fit_leaves_the_sequence_alone() -> None:
     before = copy.deepcopy(fusion)
     fit(fusion, shortlists(17, lists=20, candidates=5), 0.01, seed=17)
     same = {"sequence", "sequence_gate.weight", "sequence_gate.bias"}
-    same |= {"known_parts", "known_states", "known_users"}
+    same |= {"known_parts", "known_states", "known_users", "link_D2"}
     assert changed(before, fusion) == set(before.state_dict()) - same
 
 

@@ -80,13 +80,14 @@ def test_item_state_does_not_depend_on_its_blocks(
 def test_user_queries_of_a_batch_equal_each_user_alone(
     recommender: Recommender, items: ItemState
 ) -> None:
-    profiles, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    asked = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    profiles, queries = asked.profile_BW, asked.queries_BDW
     for user in range(4):
         alone = user_queries(
             recommender, items, select_users(USERS, np.arange(4) == user), BOUNDS, DAY
         )
-        torch.testing.assert_close(profiles[user], alone[0][0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(queries[user], alone[1][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(profiles[user], alone.profile_BW[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(queries[user], alone.queries_BDW[0], rtol=0, atol=1e-5)
 
 
 def test_user_queries_ask_every_domain_in_one_pass(
@@ -100,7 +101,7 @@ def test_user_queries_ask_every_domain_in_one_pass(
         return encode(vectors, batch)
 
     monkeypatch.setattr(recommender, "encode", counted)
-    _, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    queries = user_queries(recommender, items, USERS, BOUNDS, DAY).queries_BDW
     assert (len(passes), queries.shape) == (1, (4, 2, 16))
     assert (queries[:, 0] - queries[:, 1]).abs().amax(-1).min() > 1e-3
 
@@ -108,7 +109,7 @@ def test_user_queries_ask_every_domain_in_one_pass(
 def test_user_queries_are_those_that_training_asks(
     recommender: Recommender, items: ItemState
 ) -> None:
-    _, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    queries = user_queries(recommender, items, USERS, BOUNDS, DAY).queries_BDW
     # As model.objectives: the position after the newest event, here of user 0 on day 19.
     batch = to_batch(pad(USERS, 5), BOUNDS)
     history = items.vectors_IW[batch.rows_BL.clamp(min=0)]
@@ -123,7 +124,8 @@ def test_user_queries_are_those_that_training_asks(
 def test_user_queries_of_no_history_are_finite_and_of_no_profile(
     recommender: Recommender, items: ItemState
 ) -> None:
-    profiles, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    asked = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    profiles, queries = asked.profile_BW, asked.queries_BDW
     assert profiles[1].abs().sum() == 0
     torch.testing.assert_close(queries[1].norm(dim=-1), torch.ones(2))
 
@@ -132,7 +134,7 @@ def test_user_queries_of_no_history_do_not_know_the_day(
     recommender: Recommender, items: ItemState
 ) -> None:
     one, other = (
-        user_queries(recommender, items, USERS, BOUNDS, day)[1] for day in (DAY, DAY + 100)
+        user_queries(recommender, items, USERS, BOUNDS, day).queries_BDW for day in (DAY, DAY + 100)
     )
     torch.testing.assert_close(one[1], other[1])
     assert (one[0] - other[0]).abs().max() > 1e-3
@@ -141,7 +143,7 @@ def test_user_queries_of_no_history_do_not_know_the_day(
 def test_user_queries_read_the_newest_events(recommender: Recommender, items: ItemState) -> None:
     long = [(row % 9, row) for row in range(12)]
     found = [
-        user_queries(recommender, items, histories(events), BOUNDS, DAY)[1]
+        user_queries(recommender, items, histories(events), BOUNDS, DAY).queries_BDW
         for events in (long, long[-5:], long[-4:])
     ]
     torch.testing.assert_close(found[0], found[1])
@@ -149,7 +151,8 @@ def test_user_queries_read_the_newest_events(recommender: Recommender, items: It
 
 
 def test_user_queries_of_nobody_are_empty(recommender: Recommender, items: ItemState) -> None:
-    profiles, queries = user_queries(recommender, items, histories(), BOUNDS, DAY)
+    asked = user_queries(recommender, items, histories(), BOUNDS, DAY)
+    profiles, queries = asked.profile_BW, asked.queries_BDW
     assert (profiles.shape, queries.shape) == ((0, 16), (0, 2, 16))
 
 
@@ -164,7 +167,8 @@ def listed(found: PastEvents) -> list[tuple[int, int]]:
 
 def test_user_state_holds_what_its_parts_give(recommender: Recommender, items: ItemState) -> None:
     found = state_of(recommender, items, USERS)
-    profiles, queries = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    asked = user_queries(recommender, items, USERS, BOUNDS, DAY)
+    profiles, queries = asked.profile_BW, asked.queries_BDW
     assert torch.equal(found.profile_BW, profiles)
     assert torch.equal(found.queries_BDW, queries)
     known = EventStates.of(activity_of(USERS, 9))

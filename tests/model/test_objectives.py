@@ -1,6 +1,7 @@
 import dataclasses
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -360,3 +361,24 @@ def test_every_objective_falls_when_it_is_minimised(name: Any) -> None:
         loss(BATCH, TARGETS, seeded(step)).backward()
         optimizer.step()
     assert loss(BATCH, TARGETS, seeded()).item() < 0.8 * first
+
+
+@pytest.mark.parametrize("name", ["softmax", "bce", "contrastive"])
+def test_a_target_of_weight_2_counts_as_two(name: Literal["softmax", "bce", "contrastive"]) -> None:
+    loss = make_loss(objective=Objective(name))
+    plain, doubled = (
+        loss(BATCH, replace(TARGETS, weights_N=torch.tensor(weights)), seeded()).item()
+        for weights in ([1.0] * 5, [1.0, 1.0, 2.0, 0.0, 1.0])
+    )
+    alone = [
+        loss(BATCH, replace(TARGETS, weights_N=torch.eye(5)[target]), seeded()).item()
+        for target in range(5)
+    ]
+    assert plain == pytest.approx(loss(BATCH, TARGETS, seeded()).item())
+    assert plain == pytest.approx(sum(alone), rel=1e-5)
+    assert doubled == pytest.approx(plain + alone[2] - alone[3], rel=1e-5)
+
+
+def test_targets_weigh_what_they_say() -> None:
+    assert TARGETS.weight == 5
+    assert replace(TARGETS, weights_N=torch.tensor([0.5, 1, 2, 0, 0])).weight == 3.5

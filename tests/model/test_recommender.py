@@ -188,7 +188,8 @@ def test_gap_bucket_tells_days_apart_up_to_its_bounds() -> None:
 
 
 def test_history_batch_moves_as_a_whole() -> None:
-    moved = batch_of(ROWS, DAYS).to(torch.device("meta"))
+    ratings = torch.ones(ROWS.shape)
+    moved = dataclasses.replace(batch_of(ROWS, DAYS), ratings_BL=ratings).to(torch.device("meta"))
     assert {getattr(moved, field.name).device.type for field in dataclasses.fields(moved)} == {
         "meta"
     }

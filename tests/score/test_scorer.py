@@ -80,12 +80,12 @@ def make_items(recommender: Recommender, domains: Sequence[DomainRange]) -> Item
     )
 
 
-def make_scorer(*domains: DomainRange) -> Scorer:
+def make_scorer(*domains: DomainRange, with_ratings: bool = False) -> Scorer:
     """Random weights; always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(17)
         settings = ModelConfig(width=16, layers=1, heads=2, max_history=8)
-        recommender = Recommender(settings, 12, 40, len(domains)).eval()
+        recommender = Recommender(settings, 12, 40, len(domains), with_ratings).eval()
         recommender.start_from(torch.randn(40, 12))
         with torch.no_grad():
             for parameter in recommender.parameters():
@@ -174,7 +174,7 @@ def test_score_adds_up_as_the_fusion_learned(system: str, domain: DomainRange) -
 def test_score_of_the_untrained_backbone_is_the_likeness_of_texts() -> None:
     scorer = make_scorer(SHOP, VIDEO)
     lists = score_all(scorer)["untrained_backbone", "video"]
-    profile, _ = user_queries(scorer.recommender, scorer.state, USERS, scorer.bounds, DAY)
+    profile = user_queries(scorer.recommender, scorer.state, USERS, scorer.bounds, DAY).profile_BW
     expected = (profile @ scorer.state.texts_IW[12:40].T).numpy()
     for user in range(len(USERS.lengths)):
         best = best_of(expected[user], unseen(USERS, user, VIDEO))
@@ -296,3 +296,16 @@ def test_to_table_ends_lists_at_the_first_row_that_is_none() -> None:
         {"user_id": "bob", "item_ids": ["z"], "scores": [1.0]},
         {"user_id": "cy", "item_ids": [], "scores": []},
     ]
+
+
+def test_a_model_of_ratings_scores_by_the_rating_alone() -> None:
+    scorer = make_scorer(SHOP, VIDEO, with_ratings=True)
+    head = scorer.recommender.rating
+    assert head is not None
+    head.mean_D.copy_(torch.tensor([3.0, 7.0]))
+    lists = scorer.score(USERS, DAY, [("model", "video")], K)["model", "video"]
+    asked = user_queries(scorer.recommender, scorer.state, USERS, scorer.bounds, DAY)
+    expected = asked.queries_BDW[:, 1] @ scorer.state.vectors_IW[12:].T + asked.offsets_BD[:, 1:]
+    found = expected.gather(1, torch.from_numpy(lists.rows)).detach().numpy()
+    np.testing.assert_allclose(lists.scores, found, rtol=1e-5)
+    assert abs(lists.scores.mean() - 7) < 2

@@ -76,9 +76,11 @@ def test_a_round_moves_the_backbone_and_lowers_the_loss(job: AdaptJob, kind: Kin
     assert {name.split(".")[1] for name in still} == {"pooler"}
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_brings_back_a_round_with_all_its_dropout(
-    job: AdaptJob, tmp_path: Path
+    job: AdaptJob, tmp_path: Path, kind: Kind
 ) -> None:
+    job = with_kind(job, kind)
     task, progress = build_adapt(job, CPU), Progress("adapt")
     job = replace(job, train=job.train.model_copy(update={"adapt_steps": 3}))
     adapting._run_round(job, task, progress, 0, Tracker([]))

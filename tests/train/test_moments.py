@@ -20,8 +20,9 @@ from crossrec.model.recommender import Recommender
 from crossrec.model.weights import BackboneFolder
 from crossrec.schema import CATALOGUE, domain_folder
 from crossrec.storage import Store
-from crossrec.train import moments
-from crossrec.train.moments import SHORTLIST, GatherJob, Moment, gather
+from crossrec.train import moments, shortlists
+from crossrec.train.moments import GatherJob, Moment
+from crossrec.train.shortlists import SHORTLIST, gather
 from tests.small import Event, activity_of, histories, random_users
 
 SHOP, VIDEO = DomainRange("shop", 0, 6, 0), DomainRange("video", 6, 10, 0)
@@ -223,15 +224,15 @@ def test_gather_does_not_depend_on_users_who_do_nothing_new(job: GatherJob) -> N
 
 def test_merge_takes_best_ranks_first_and_each_column_once() -> None:
     tops = [torch.tensor([[3, 1, 4]]), torch.tensor([[1, 2]])]
-    columns, is_real = moments._merge(tops)
+    columns, is_real = shortlists._merge(tops)
     # Firsts 3 and 1, seconds 1 and 2, third 4.
     assert columns[0][is_real[0]].tolist() == [3, 1, 2, 4]
     assert is_real[0].tolist() == [True] * 4 + [False] * (SHORTLIST - 4)
 
 
 def test_merge_cuts_what_a_shortlist_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments, "SHORTLIST", 3)
-    columns, is_real = moments._merge([torch.tensor([[3, 1]]), torch.tensor([[5, 2]])])
+    monkeypatch.setattr(shortlists, "SHORTLIST", 3)
+    columns, is_real = shortlists._merge([torch.tensor([[3, 1]]), torch.tensor([[5, 2]])])
     assert columns.tolist() == [[3, 5, 1]]
     assert is_real.all()
 
@@ -240,9 +241,9 @@ def test_gather_keeps_the_best_of_a_large_domain_alone(
     job: GatherJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One probe of depth 1 and the most popular item of all: row 5 of shop.
-    monkeypatch.setattr(moments, "PROBES", ({"text": 1.0},))
-    monkeypatch.setattr(moments, "PROBE_DEPTH", 1)
-    monkeypatch.setattr(moments, "POPULAR_DEPTH", 1)
+    monkeypatch.setattr(shortlists, "PROBES", ({"text": 1.0},))
+    monkeypatch.setattr(shortlists, "PROBE_DEPTH", 1)
+    monkeypatch.setattr(shortlists, "POPULAR_DEPTH", 1)
     ada = [(0, 5), *((row, 10) for row in range(1, 6))]
     lists = some(gathered(job, ada))
     text, _, _ = state_dense(job, histories(ada, *CROWD))
@@ -253,9 +254,9 @@ def test_gather_keeps_the_best_of_a_large_domain_alone(
 def test_gather_leaves_out_a_list_without_what_came_next(
     job: GatherJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moments, "PROBES", ({"text": 1.0},))
-    monkeypatch.setattr(moments, "PROBE_DEPTH", 1)
-    monkeypatch.setattr(moments, "POPULAR_DEPTH", 1)
+    monkeypatch.setattr(shortlists, "PROBES", ({"text": 1.0},))
+    monkeypatch.setattr(shortlists, "PROBE_DEPTH", 1)
+    monkeypatch.setattr(shortlists, "POPULAR_DEPTH", 1)
     text, _, _ = state_dense(job, histories([(0, 5)], *CROWD))
     least = 1 + int(text[0, 1:5].argmin())
     assert gathered(job, [(0, 5), (least, 10)]) is None

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,20 @@ def test_judge_epoch_does_not_depend_on_its_batches(
         whole
     )
     assert whole > 0
+
+
+def test_judge_epoch_measures_the_error_of_ratings(tmp_path: Path) -> None:
+    """Before training every rating is the domain's mean, here 3."""
+    store, prepared = write_buckets(tmp_path, [{"ada": [(0, 2), (3, 10), (21, 10), (4, 10)]}])
+    path = histories_path(prepared.folder, 0)
+    ratings = pa.array([[1.0, 5.0, 2.0, float("nan")]], pa.list_(pa.float32()))
+    store.write_parquet(path, store.read_parquet(path).append_column("ratings", ratings))
+    prepared = replace(prepared, values=("rating",))
+    _, items = make_model()
+    settings = ModelConfig(width=8, layers=1, heads=2, max_history=8)
+    recommender = Recommender(settings, 8, 40, 2, with_ratings=True).eval()
+    assert recommender.rating is not None
+    recommender.rating.mean_D.fill_(3.0)
+    valid = load_valid(store, prepared, 10, 11, 5)
+    found = judge_epoch(recommender, items, valid, no_activity(), prepared)
+    assert found[validate.RMSE] == pytest.approx(math.sqrt((2**2 + 1**2) / 2))
