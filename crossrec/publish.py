@@ -156,6 +156,7 @@ def _write_manifest(
         "plan_digest": plan["digest"],
         "model": plan["model"],
         "prepared": plan["prepared"],
+        "scores": plan.get("scores"),
         "created": dt.datetime.now(dt.UTC).isoformat(),
         "domains": plan["domains"],
         "users": sum(done["users"] for done in buckets),

@@ -75,6 +75,7 @@ def test_night_lists_the_best_unseen_items_of_the_domain(night: Night, domain: s
 
 
 def test_night_publishes_defaults_of_every_domain(night: Night) -> None:
+    assert night.manifest["scores"]["unit"] == "none"
     defaults = night.store.read_parquet(night.manifest["defaults"]["path"]).to_pylist()
     expected = dict.fromkeys(DEMO.domains, TOP_K) | {QUIET_DOMAIN: QUIET_ITEMS}
     assert {row["domain"]: len(row["item_ids"]) for row in defaults} == expected

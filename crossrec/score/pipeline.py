@@ -183,7 +183,9 @@ def _write_plan(config: Config, store: Store, prepared: Prepared, model: str) ->
             )
         return plan
     inputs = store.read_json(f"{prepared.folder}/summary.json")["inputs"]
-    store.write_json(path, plan | {"config": config.public(), "inputs": inputs})
+    facts = store.read_json(f"{model}/config.json")["facts"]
+    more = {"config": config.public(), "inputs": inputs, "scores": facts.get("scores")}
+    store.write_json(path, plan | more)
     return plan
 
 

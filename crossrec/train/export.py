@@ -23,6 +23,20 @@ class Phase:
     notes: dict[str, Any]
 
 
+def describe_scores(objective: str, horizon_days: int) -> dict[str, str | int]:
+    """Return what published scores mean under an objective, for who reads them.
+
+    >>> describe_scores("gbce", 14)["unit"]
+    'probability'
+    """
+    if objective == "mse":
+        return {"meaning": "rating that the user would give", "unit": "that of rating"}
+    if objective in ("bce", "gbce"):
+        meaning = "chance that the user has an event with the item within the horizon"
+        return {"meaning": meaning, "unit": "probability", "horizon_days": horizon_days}
+    return {"meaning": "higher is better, within a list", "unit": "none"}
+
+
 def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress) -> None:
     """Write the model; again after a crash, with the same content.
 

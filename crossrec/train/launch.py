@@ -28,7 +28,7 @@ from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train.adapt import adapt, check_adapt
 from crossrec.train.continued import Start, find_start
-from crossrec.train.export import Phase
+from crossrec.train.export import Phase, describe_scores
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
 from crossrec.train.progress import Progress
@@ -152,7 +152,12 @@ def plan_training(config: Config, store: Store, prepared: Prepared, folders: Fol
     if config.evaluate.protocol == "leave_one_out":
         known = prepared.without_newest()
     night, holdout, valid = time_cuts(config, prepared)
-    notes = {"run_id": config.run_id, "prepared": prepared.digest, "as_of_us": prepared.as_of_us}
+    notes: dict[str, Any] = {
+        "run_id": config.run_id,
+        "prepared": prepared.digest,
+        "as_of_us": prepared.as_of_us,
+    }
+    notes["scores"] = describe_scores(config.train.objective, config.evaluate.holdout_days)
     earlier = find_start(config, store)
     backbone, adapt_curve = config.model, list[dict[str, float]]()
     if earlier is None:

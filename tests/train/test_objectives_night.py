@@ -48,6 +48,7 @@ def test_a_night_of_ratings_publishes_predicted_ratings(
     night = night_of("mse", str(tmp_path_factory.mktemp("mse")), tiny_backbone)
     training = night.read_json("finetune.json")["training"]
     errors = [point["rmse"] for point in training["curve"]]
+    assert night.manifest["scores"]["unit"] == "that of rating"
     # At first every rating is the mean.
     assert errors[0] == pytest.approx(DEVIATION * 2**0.5, rel=0.2)
     assert training["best_epoch"] > 0
@@ -65,6 +66,8 @@ def test_a_night_of_gbce_publishes_probabilities(
     night = night_of("gbce", str(tmp_path_factory.mktemp("gbce")), tiny_backbone)
     links = night.read_json("finetune.json")["fusion"]["links"]
     assert set(links) == set(DEMO.domains)
+    assert night.manifest["scores"]["unit"] == "probability"
+    assert night.manifest["scores"]["horizon_days"] == night.config.evaluate.holdout_days
     assert all(link["slope"] > 0 for link in links.values())
     for domain in DEMO.domains:
         lists = night.lists(domain)["scores"].to_pylist()
