@@ -31,7 +31,13 @@ from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.model.adapters import check_trainable
 from crossrec.model.backbone import TextBackbone, encode_texts, load_backbone, weights_digest
 from crossrec.model.checkpoint import load_model_backbone
-from crossrec.model.weights import BackboneFolder, folder_digest, locate_weights, named_pooling
+from crossrec.model.weights import (
+    BackboneFolder,
+    copy_folder,
+    folder_digest,
+    locate_weights,
+    named_pooling,
+)
 from crossrec.runlog import log
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
@@ -105,6 +111,13 @@ class BackboneSource:
     @contextlib.contextmanager
     def untrained(self, width: int) -> Iterator[TextBackbone | BackboneFolder]:
         """Yield what `save_model` writes where the backbone was not trained."""
+        if self.model_folder:
+            # Its own, which need not be that of the settings: it may have been adapted.
+            pooling = self.store.read_json(f"{self.model_folder}/config.json")["pooling"]
+            with tempfile.TemporaryDirectory() as scratch:
+                copy_folder(self.store, f"{self.model_folder}/backbone", Path(scratch))
+                yield BackboneFolder(Path(scratch), width, self.digest(), pooling)
+            return
         with self.located() as place:
             if Path(place).is_dir():
                 digest = self.digest()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crossrec.model.checkpoint import Model, save_model, tensors_from_bytes
+from crossrec.model.objectives import Objective
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob
 
@@ -23,15 +24,15 @@ class Phase:
     notes: dict[str, Any]
 
 
-def describe_scores(objective: str, horizon_days: int) -> dict[str, str | int]:
+def describe_scores(objective: Objective, horizon_days: int) -> dict[str, str | int]:
     """Return what published scores mean under an objective, for who reads them.
 
-    >>> describe_scores("gbce", 14)["unit"]
+    >>> describe_scores(Objective("gbce"), 14)["unit"]
     'probability'
     """
-    if objective == "mse":
+    if objective.name == "mse":
         return {"meaning": "rating that the user would give", "unit": "that of rating"}
-    if objective in ("bce", "gbce"):
+    if objective.is_binary:
         meaning = "chance that the user has an event with the item within the horizon"
         return {"meaning": meaning, "unit": "probability", "horizon_days": horizon_days}
     return {"meaning": "higher is better, within a list", "unit": "none"}

@@ -26,6 +26,7 @@ from crossrec.data.replay import Activity, Histories, load_activity, sample_hist
 from crossrec.encode import BackboneSource, encode_catalogue
 from crossrec.model.checkpoint import load_model, save_fusions
 from crossrec.model.fusion import Fusion, Shortlists, fit, fit_sequence, join
+from crossrec.model.objectives import Objective
 from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.train.link import describe_links, learn_link
@@ -111,7 +112,7 @@ def fuse(
         "lists": sum(map(len, early)),
         "sequence_weight": round(whole.sequence.item(), 4),
     }
-    is_binary = train.objective in ("bce", "gbce")
+    is_binary = Objective(train.objective).is_binary
     if is_binary:
         stop = min(plan.valid + plan.horizon, plan.holdout)
         facts["links"] = _link(job, Moment(plan.valid, stop, True), whole)

@@ -23,6 +23,7 @@ from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.stream import stream_histories
 from crossrec.encode import BackboneSource, encode_catalogue
 from crossrec.errors import ConfigError, explain
+from crossrec.model.objectives import Objective
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
@@ -157,7 +158,8 @@ def plan_training(config: Config, store: Store, prepared: Prepared, folders: Fol
         "prepared": prepared.digest,
         "as_of_us": prepared.as_of_us,
     }
-    notes["scores"] = describe_scores(config.train.objective, config.evaluate.holdout_days)
+    objective = Objective(config.train.objective)
+    notes["scores"] = describe_scores(objective, config.evaluate.holdout_days)
     earlier = find_start(config, store)
     backbone, adapt_curve = config.model, list[dict[str, float]]()
     if earlier is None:

@@ -54,12 +54,7 @@ def gather(
 ) -> Shortlists | None:
     """Return the shortlists of a moment in which something was chosen; None if there are none.
 
-    Args:
-        job: shared by all moments.
-        moment: the moment.
-        histories: of a sample of users, with all their events.
-        activity: of the whole input.
-        events: `EventStates.of(activity)`.
+    Arguments as for `moments.look_at`.
     """
     blocks = look_at(job, moment, histories, activity, events)
     found = [_describe(_shorten(block), block.state, block.index) for block in blocks]

@@ -218,3 +218,26 @@ def test_task_with_a_start_has_its_weights(tmp_path: Path, tiny_backbone: str) -
     assert not fresh.loss.recommender.id_embedding.weight.equal(expected["id_embedding.weight"])
     assert task.anchor is not None
     assert (earlier.anchor, fresh.anchor) == (None, None)
+
+
+def test_a_frozen_backbone_goes_on_as_the_start_has_it(tmp_path: Path, tiny_backbone: str) -> None:
+    """The start's was adapted, so that it is no more what `model.backbone` names."""
+    job = make_job(tmp_path, tiny_backbone)
+    task, backbone = build_task(job, CPU), load_backbone(tiny_backbone, 16)
+    with torch.no_grad():
+        next(backbone.model.parameters()).add_(1.0)
+    model = Model(job.model, task.loss.recommender, task.items, ("shop", "video"))
+    adapted = save_model(job.store, "models/adapted", model, backbone)
+    source = replace(job.source, model_folder="models/adapted")
+    with source.untrained(backbone.width) as found:
+        published = save_model(job.store, "models/next", model, found)
+    assert published == adapted
+    names = job.store.list("models/adapted/backbone")
+    assert "model.safetensors" in names
+    assert job.store.list("models/next/backbone") == names
+    for name in names:
+        before, after = (
+            job.store.read_bytes(f"models/{folder}/backbone/{name}")
+            for folder in ("adapted", "next")
+        )
+        assert before == after
