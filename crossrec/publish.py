@@ -155,6 +155,7 @@ def _write_manifest(
         "run_id": plan["run_id"],
         "plan_digest": plan["digest"],
         "model": plan["model"],
+        "model_sha256": plan["model_sha256"],
         "prepared": plan["prepared"],
         "scores": plan.get("scores"),
         "created": dt.datetime.now(dt.UTC).isoformat(),
@@ -268,7 +269,9 @@ def _verify_defaults(store: Store, path: str, domains: Sequence[str]) -> dict[st
 def _read_plan(store: Store, folder: str) -> dict[str, Any]:
     path = f"{folder}/plan.json"
     plan = _read(store, path, "run score first")
-    missing = {"run_id", "model", "prepared", "buckets", "domains", "digest"} - set(plan)
+    missing = {"run_id", "model", "model_sha256", "prepared", "buckets", "domains", "digest"} - set(
+        plan
+    )
     if missing:
         mend = "delete it and run score again"
         raise CrossrecError(explain(store.uri(path), f"keys {sorted(missing)}", "none", mend))

@@ -39,6 +39,7 @@ def write_run(store: Store, run_id: str, model: str = "m1", prepared: str = "pre
     plan = {
         "run_id": run_id,
         "model": model,
+        "model_sha256": "ab" * 32,
         "prepared": prepared,
         "buckets": BUCKETS,
         "domains": DOMAINS,
@@ -100,6 +101,7 @@ def test_manifest_records_every_file_sorted_by_path(store: Store) -> None:
         assert file["sha256"] == hashlib.sha256(data).hexdigest()
     assert {file["domain"] for file in manifest["files"]} == set(DOMAINS)
     assert (manifest["model"], manifest["plan_digest"]) == ("m1", "plan of r1")
+    assert manifest["model_sha256"] == "ab" * 32
 
 
 def test_current_points_to_the_manifest_by_its_digest(store: Store) -> None:

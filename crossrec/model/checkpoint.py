@@ -5,6 +5,7 @@ models/<model_id>/config.json         settings, domains, what it was trained on
 models/<model_id>/fusion.safetensors  how the parts of a score add up
 models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in
 training
+models/<model_id>/README.md, checksums.json, metrics.json   beside a published one
 models/<model_id>/backbone/           the text backbone, as transformers reads it; bottleneck
 adapters, which transformers does not know, lie beside its weights
 

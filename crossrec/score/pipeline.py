@@ -26,6 +26,7 @@ from crossrec.data.replay import Histories
 from crossrec.data.stream import ReadBucket
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.model.checkpoint import load_model
+from crossrec.model.integrity import check_model
 from crossrec.runlog import log, stage
 from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
 from crossrec.score.bucket import ScoreBucket, ScoreJob
@@ -163,6 +164,7 @@ def _write_plan(config: Config, store: Store, prepared: Prepared, model: str) ->
     plan = {
         "run_id": config.run_id,
         "model": model,
+        "model_sha256": check_model(store, model),
         "prepared": prepared.folder,
         "buckets": prepared.buckets,
         "domains": sorted(set(domains)),

@@ -5,7 +5,7 @@ early by NDCG@10 on it, and its best weights are judged on the hold-out; the pha
 with the chosen number of epochs on all events, and its weights are published. One run of Ray Train
 does both. Then `train.fuse` learns how much the sequence counts beside text, neighbours and time.
 
-    models/<model_id>/                      the refitted model
+    models/<model_id>/                      the refitted model, with a card and checksums
     runs/<run_id>/train/selected/           the model that the hold-out judges, in the same form
     runs/<run_id>/train/<digest>/           checkpoints of Ray Train
     runs/<run_id>/finetune.json             written last: a rerun of a finished stage does nothing
@@ -23,11 +23,13 @@ from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.stream import stream_histories
 from crossrec.encode import BackboneSource, encode_catalogue
 from crossrec.errors import ConfigError, explain
+from crossrec.model.integrity import write_checksums
 from crossrec.model.objectives import Objective
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train.adapt import adapt, check_adapt
+from crossrec.train.card import write_card
 from crossrec.train.continued import Start, find_start
 from crossrec.train.export import Phase, describe_scores
 from crossrec.train.fuse import FusePlan, fuse
@@ -77,6 +79,8 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
     store.write_json(
         f"{summary['model']}/metrics.json", {name: summary[name] for name in ("training", "refit")}
     )
+    write_card(config, store, summary)
+    summary["model_sha256"] = write_checksums(store, summary["model"])
     store.write_json(f"{run}/finetune.json", summary)
     return summary
 
