@@ -3,9 +3,10 @@
     rows, scores = top_k([(queries, items)], overlaps, seen, k=50)
 
 Tensor suffixes: B users, I items of the domain, C items of a block, W width, K list length, S seen
-pairs, N pairs that overlap.
+pairs, N pairs that overlap or columns that are looked at, M groups of columns.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,9 @@ SparseScores = tuple[Tensor, Tensor, Tensor]
 
 ITEMS_A_BLOCK = 16_384
 """Items a block: with 512 users, 32 MB of scores."""
+
+SMALLEST_GROUP = 4
+"""Items; groups of fewer save nothing over looking at every score."""
 
 
 def top_k(
@@ -48,13 +52,16 @@ def top_k(
     users, size = len(products[0][0]), len(products[0][1])
     best_scores_BK = products[0][0].new_full((users, 0), -torch.inf)
     best_rows_BK = torch.zeros_like(best_scores_BK, dtype=torch.int64)
+    # One memory for all blocks: fresh pages cost more than the product that fills them.
+    buffer = products[0][0].new_empty(users * min(items_a_block, size))
     users_S, rows_S = seen_S2[:, 0], seen_S2[:, 1]
     for start in range(0, size, items_a_block):
         stop = min(start + items_a_block, size)
-        scores_BC = _score_block(products, overlaps, start, stop)
+        scores_BC = buffer[: users * (stop - start)].view(users, stop - start)
+        _score_block(products, overlaps, start, stop, scores_BC)
         inside_S = (rows_S >= start) & (rows_S < stop)
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
-        scores_BK, rows_BK = _stable_top_k(scores_BC, min(k, stop - start))
+        scores_BK, rows_BK = _best_of_block(scores_BC, min(k, stop - start))
         # Earlier blocks come first, so that a stable choice keeps the lower row where scores are
         # equal.
         merged_scores = torch.cat([best_scores_BK, scores_BK], 1)
@@ -70,10 +77,11 @@ def _score_block(
     overlaps: Sequence[SparseScores],
     start: int,
     stop: int,
-) -> Tensor:
-    """Return the scores (B, C) of items start..stop-1."""
+    scores_BC: Tensor,
+) -> None:
+    """Write the scores of items start..stop-1."""
     queries_BW, items_IW = products[0]
-    scores_BC = queries_BW @ items_IW[start:stop].T
+    torch.mm(queries_BW, items_IW[start:stop].T, out=scores_BC)
     for queries_BW, items_IW in products[1:]:
         scores_BC.addmm_(queries_BW, items_IW[start:stop].T)
     for users_N, items_N, values_N in overlaps:
@@ -81,7 +89,40 @@ def _score_block(
         ends = torch.tensor([start, stop], device=items_N.device)
         first, last = torch.searchsorted(items_N, ends).tolist()
         scores_BC[users_N[first:last], items_N[first:last] - start] += values_N[first:last]
-    return scores_BC
+
+
+def _best_of_block(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return what `_stable_top_k` does, looking at few of the scores.
+
+    The block is cut into groups of columns. Where exactly k groups have a maximum that reaches the
+    k-th best of all maxima, the k best scores lie in them: k scores reach it, and no other group
+    has one that does. Users for whom more groups reach it (ties) are looked at as a whole.
+    """
+    size = scores_BC.shape[1]
+    group = _group_size(size, k)
+    groups = size // group
+    if group < SMALLEST_GROUP or k >= groups:
+        return _stable_top_k(scores_BC, k)
+    # Column c is in group c % groups, so that maxima are taken over rows of memory.
+    whole = group * groups
+    maxima_BM = scores_BC[:, :whole].unflatten(1, (group, groups)).amax(1)
+    highest_BK, groups_BK = maxima_BM.topk(k, dim=1)
+    within_G1 = groups * torch.arange(group, device=scores_BC.device).unsqueeze(1)
+    columns_BN = (groups_BK.unsqueeze(1) + within_G1).flatten(1)
+    left_over = torch.arange(whole, size, device=scores_BC.device).expand(len(scores_BC), -1)
+    columns_BN = torch.cat([columns_BN, left_over], 1)
+    scores_BK, columns_BK = _top_k(scores_BC.gather(1, columns_BN), columns_BN, scores_BC, k)
+    lowest_B1 = highest_BK[:, -1:]
+    many_B = ((maxima_BM >= lowest_B1).sum(1) > k) & (lowest_B1 > -torch.inf).squeeze(1)
+    tied = torch.nonzero(many_B).squeeze(1)
+    if len(tied):
+        scores_BK[tied], columns_BK[tied] = _stable_top_k(scores_BC[tied], k)
+    return scores_BK, columns_BK
+
+
+def _group_size(columns: int, k: int) -> int:
+    """Return the power of 2 that makes groups about as many as the columns of k groups."""
+    return 1 << int(math.log2(max(columns / k, 1)) / 2)
 
 
 def give_places(
@@ -116,17 +157,35 @@ def give_places(
 
 
 def _stable_top_k(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return each row's k best and their columns; equal scores keep the order of columns.
+    """Return each row's k best and their columns; equal scores keep the order of columns."""
+    columns_BC = torch.arange(scores_BC.shape[1], device=scores_BC.device).expand_as(scores_BC)
+    return _top_k(scores_BC, columns_BC, scores_BC, k)
 
-    `torch.topk` takes any of equal scores. Rows where more columns reach the k-th score than k are
-    therefore sorted as a whole; they are few, unless many items have nothing that tells them apart.
+
+def _top_k(
+    among_BN: Tensor, columns_BN: Tensor, scores_BC: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Return the k best of some of the columns, which hold all that reach the k-th best score.
+
+    `torch.topk` takes any of equal scores. Where more reach the k-th best than k, the first of
+    those that equal it are taken instead.
     """
-    scores_BK, columns_BK = scores_BC.topk(k, dim=1)
-    reaching_B = (scores_BC >= scores_BK[:, -1:]).sum(1)
-    tied = torch.nonzero((reaching_B > k) & (scores_BK[:, -1] > -torch.inf)).squeeze(1)
+    scores_BK, places_BK = among_BN.topk(k, dim=1)
+    columns_BK = columns_BN.gather(1, places_BK)
+    lowest_B1 = scores_BK[:, -1:]
+    many_B = ((among_BN >= lowest_B1).sum(1) > k) & (lowest_B1 > -torch.inf).squeeze(1)
+    tied = torch.nonzero(many_B).squeeze(1)
     if len(tied):
-        sorted_scores, sorted_columns = scores_BC[tied].sort(dim=1, descending=True, stable=True)
-        scores_BK[tied], columns_BK[tied] = sorted_scores[:, :k], sorted_columns[:, :k]
+        columns_BK[tied] = _first_best(scores_BC[tied], lowest_B1[tied], k)
+        scores_BK[tied] = scores_BC[tied].gather(1, columns_BK[tied])
     columns_BK, order = columns_BK.sort(dim=1)
     scores_BK, places = scores_BK.gather(1, order).sort(dim=1, descending=True, stable=True)
     return scores_BK, columns_BK.gather(1, places)
+
+
+def _first_best(scores_BC: Tensor, lowest_B1: Tensor, k: int) -> Tensor:
+    """Return the columns (B, k) above the k-th best score, and the first that equal it."""
+    above_BC, equal_BC = scores_BC > lowest_B1, scores_BC == lowest_B1
+    wanted_B1 = k - above_BC.sum(1, keepdim=True)
+    chosen_BC = above_BC | (equal_BC & (equal_BC.cumsum(1) <= wanted_B1))
+    return torch.nonzero(chosen_BC)[:, 1].view(len(scores_BC), k)
