@@ -12,6 +12,7 @@ from typing import Any
 
 from crossrec.config import Config
 from crossrec.data.histories import Prepared
+from crossrec.data.pins import check_pins
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.model.integrity import check_model
 from crossrec.storage import Store
@@ -19,11 +20,14 @@ from crossrec.storage import Store
 
 def find_model(config: Config, store: Store) -> str:
     """Return the folder of the model to score with."""
-    record = f"runs/{config.run_id}/finetune.json"
+    record, plan = (f"runs/{config.run_id}/{name}.json" for name in ("finetune", "plan"))
     if config.score.model:
         folder = f"models/{config.score.model}"
     elif store.exists(record):
         folder = store.read_json(record)["model"]
+    elif store.exists(plan):
+        # Whatever was published since.
+        folder = store.read_json(plan)["model"]
     elif store.exists("current.json"):
         folder = store.read_json(store.read_json("current.json")["manifest"])["model"]
     else:
@@ -70,6 +74,7 @@ def write_plan(config: Config, store: Store, prepared: Prepared, model: str) -> 
             raise ConfigError(
                 explain(store.uri(path), "this run's plan", found, "give a new run_id")
             )
+        check_pins(config, store)
         return plan
     inputs = store.read_json(f"{prepared.folder}/summary.json")["inputs"]
     facts = store.read_json(f"{model}/config.json")["facts"]
