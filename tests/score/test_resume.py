@@ -15,8 +15,6 @@ import yaml
 
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
-from crossrec.publish import publish
-from crossrec.schema import bucket_name
 from crossrec.score.pipeline import score
 from crossrec.storage import Store
 from tests.nights import DOMAINS, Night, change, modified, published_night
@@ -53,20 +51,20 @@ def prepared_run(night: Night, run_id: str) -> Config:
 def undisturbed(night: Night) -> dict[str, str]:
     config = prepared_run(night, "undisturbed")
     score(config, night.store)
-    return published(night.store, config)
+    return lists_of(night.store, config)
 
 
-def published(store: Store, config: Config) -> dict[str, str]:
-    """Publish a run; return the sha256 of its files by their path within it."""
-    publish(config, store)
+def lists_of(store: Store, config: Config) -> dict[str, str]:
+    """Return the sha256 of a run's files by their path within it, after looking that it is whole."""
     run = f"runs/{config.run_id}"
-    manifest = store.read_json(f"{run}/manifest.json")
-    files = [*manifest["files"], manifest["defaults"]]
-    found = {file["path"].removeprefix(run): file["sha256"] for file in files}
-    # Nothing lies there that no record names.
-    on_disk = modified(store, f"{run}/scores")
-    assert len(on_disk) == len(manifest["files"]) == BUCKETS * len(DOMAINS)
-    return found
+    records = [store.read_json(f"{run}/done/{name}") for name in done(store, config)]
+    recorded = {file["path"]: file["sha256"] for record in records for file in record["files"]}
+    assert [record["bucket"] for record in records] == list(range(BUCKETS))
+    # Nothing lies there that no record names, and all is as recorded.
+    found = {path: sha256 for path, (_, sha256) in modified(store, f"{run}/scores").items()}
+    assert found == {store.full_path(path): sha256 for path, sha256 in recorded.items()}
+    assert len(found) == BUCKETS * len(DOMAINS)
+    return {path.removeprefix(run): sha256 for path, sha256 in recorded.items()}
 
 
 def done(store: Store, config: Config) -> list[str]:
@@ -117,8 +115,7 @@ def test_score_after_a_killed_driver_does_what_is_missing(
     assert json.loads(ended.stdout.splitlines()[-1])["rescored_buckets"] == missing
     after = recorded_files(store, config)
     assert {path: after[path] for path in before} == before
-    assert done(store, config) == [f"{bucket_name(number)}.json" for number in range(BUCKETS)]
-    assert published(store, config) == undisturbed
+    assert lists_of(store, config) == undisturbed
 
 
 def scoring_actors() -> list[int]:
@@ -166,4 +163,4 @@ def test_score_outlives_a_killed_actor(night: Night, undisturbed: dict[str, str]
     assert summary["rescored_buckets"] == BUCKETS
     after = recorded_files(store, config)
     assert {path: after[path] for path in before} == before
-    assert published(store, config) == undisturbed
+    assert lists_of(store, config) == undisturbed
