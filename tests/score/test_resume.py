@@ -55,7 +55,7 @@ def undisturbed(night: Night) -> dict[str, str]:
 
 
 def lists_of(store: Store, config: Config) -> dict[str, str]:
-    """Return the sha256 of a run's files by their path within it, after looking that it is whole."""
+    """Return the sha256 of a run's lists by their path within it; the run must be whole."""
     run = f"runs/{config.run_id}"
     records = [store.read_json(f"{run}/done/{name}") for name in done(store, config)]
     recorded = {file["path"]: file["sha256"] for record in records for file in record["files"]}
