@@ -1,4 +1,4 @@
-"""What every command of jobs/ does around its stage: config, Ray, summary, exit code.
+"""What every command of jobs/ does around its stage: config, lease, Ray, summary, exit code.
 
     if __name__ == "__main__":
         run_job(__doc__, "crossrec.score.pipeline:score")
@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -98,12 +99,15 @@ def _parse(doc: str | None) -> argparse.Namespace:
 
 
 def _run(config: Config, function: str) -> dict[str, Any]:
+    from crossrec.lease import hold
     from crossrec.storage import Store
 
     store = Store(config.storage.root, config.storage.options)
     store.check_writable()
     module, _, name = function.partition(":")
-    with _ray():
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Around Ray, so that nothing of this job is at work any more once another may begin.
+    with hold(store, config.run_id, on_lost=_stop), _ray():
         from crossrec.data.source import resolve_input
 
         summary = getattr(importlib.import_module(module), name)(
@@ -142,7 +146,7 @@ def _ray() -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
-    # After ray.init, which puts a handler of its own there.
+    # Again, because ray.init puts a handler of its own there.
     signal.signal(signal.SIGTERM, _interrupt)
     _quieten_ray_data()
     try:
@@ -166,6 +170,11 @@ def _quieten_ray_data() -> None:
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _stop() -> None:
+    """Interrupt the main thread, from another one."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def _find_mistake(error: BaseException) -> UserError | None:

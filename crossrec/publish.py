@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from crossrec import schema
 from crossrec.config import Config
 from crossrec.errors import CrossrecError, UserError, explain
+from crossrec.lease import confirm
 from crossrec.retention import MARK, published_runs, remove_old_runs
 from crossrec.runlog import stage
 from crossrec.storage import Store
@@ -43,7 +44,8 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
     """Verify the run, write its manifest, switch current.json to it, and remove old runs.
 
     Raises:
-        CrossrecError: a file or record is missing or not as recorded; current.json is untouched.
+        CrossrecError: a file or record is missing or not as recorded, or another job has taken the
+            run; current.json is untouched.
     """
     with stage("publish") as summary:
         folder = f"runs/{config.run_id}"
@@ -60,6 +62,8 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
             "sha256": hashlib.sha256(data).hexdigest(),
         }
         if current != pointer:
+            # A job that was paused may have been taken for dead, and another be at work.
+            confirm(store, config.run_id)
             store.write_json(CURRENT, pointer)
         removed = remove_old_runs(store, config.run_id, config.publish.keep_runs)
         files = manifest["files"]

@@ -127,6 +127,14 @@ def ray_cluster(s3_store_options: dict[str, Any]) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def joined(ray_cluster: None) -> dict[str, str]:
+    """The variable with which a job joins the Ray of this session."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a BERT with random weights, 32 wide, that splits words into letters."""

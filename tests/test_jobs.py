@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import ray
 import yaml
 
 from tests.nights import DOMAINS, Night, change, published_night
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"
 @pytest.fixture(scope="module")
 def night(ray_cluster: None, tiny_backbone: str) -> Night:
     return published_night(tiny_backbone)
-
-
-@pytest.fixture
-def joined(ray_cluster: None) -> dict[str, str]:
-    """The variable with which a job joins the Ray of this session."""
-    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 def run_job(

@@ -28,8 +28,9 @@ MAY_IMPORT = {
     "evaluate": {"data", "model", "encode", "score"},
     "study": {"data", "train", "score", "evaluate"},
     "retention": set[str](),
-    "publish": {"retention"},
-    "job": {"data"},
+    "lease": set[str](),
+    "publish": {"lease", "retention"},
+    "job": {"data", "lease"},
     "nightly": EVERY_STAGE,
     "bench": {"data", "train"},
 }

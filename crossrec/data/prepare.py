@@ -6,7 +6,7 @@ ends with summary.json; a later run on the same input and settings finds it and 
     summary = prepare(config, Store(config.storage.root, config.storage.options))
 
 Timestamps are kept in whole microseconds. The wall clock that decides what lies in the future is
-that of the first run on an input.
+that of the first run on an input. Which files a run reads, its first prepare decides (`pins`).
 """
 
 import datetime as dt
@@ -29,7 +29,6 @@ from crossrec.data.inputs import (
     Footer,
     Input,
     check_column,
-    list_input,
     plan_chunks,
     read_footers,
 )
@@ -40,6 +39,7 @@ from crossrec.data.items import (
     has_category,
     wanted_columns,
 )
+from crossrec.data.pins import Pins, pin_inputs, unpin_inputs
 from crossrec.data.rejects import Origins, bad_share, check_share
 from crossrec.data.summary import EPOCH, reasons_of, summarise
 from crossrec.errors import ConfigError, InputError, explain
@@ -47,6 +47,7 @@ from crossrec.runlog import log, stage
 from crossrec.schema import RATING, US_PER_DAY, USER_ID, WEIGHT
 from crossrec.storage import Store
 
+RECORD = "prepare.json"
 ROWS_PER_BUCKET = 1_000_000
 MIN_BUCKETS, MAX_BUCKETS = 32, 100_000
 
@@ -55,39 +56,38 @@ def prepare(config: Config, store: Store) -> dict[str, Any]:
     """Run the stage on an initialised Ray and return its summary.
 
     Raises:
-        InputError: the input cannot be used, or too much of it was rejected; the rejected rows lie
-            in runs/<run_id>/rejects/.
+        ConfigError: the run began with other settings.
+        InputError: the input cannot be used, is not what the run began with, or too much of it was
+            rejected; the rejected rows lie in runs/<run_id>/rejects/.
         StorageError: the input or the store cannot be reached.
     """
     with stage("prepare") as facts:
-        inputs = _list_inputs(config)
-        digest = input_digest(config, inputs)
-        folder = f"prepared/{digest}"
-        if store.exists(f"{folder}/{SUMMARY}"):
-            log.info("prepare: the input is that of %s", store.uri(folder))
-            summary = store.read_json(f"{folder}/{SUMMARY}")
-            _copy_rejects(store, folder, config.run_id)
-            _check_shares(config, store, summary)
-        else:
-            summary = _prepare(config, store, inputs, digest)
+        pins = pin_inputs(config, store)
+        folder = f"prepared/{input_digest(config, pins.inputs)}"
+        try:
+            summary = _find_or_prepare(config, store, pins, folder)
+        except (ConfigError, InputError):
+            if not store.exists(f"runs/{config.run_id}/{RECORD}"):
+                unpin_inputs(store, config.run_id)
+            raise
         rows = sum(entry["rows"] for entry in summary["inputs"])
         counts = ("users", "events", "items", "buckets")
         facts |= {"rows": rows, **{name: summary[name] for name in counts}}
         facts["rejected"] = sum(sum(table.values()) for table in summary["rejects"].values())
         facts["folder"] = store.uri(folder)
     result = {"prepared": folder, "seconds": facts["seconds"], **summary}
-    store.write_json(f"runs/{config.run_id}/prepare.json", result)
+    store.write_json(f"runs/{config.run_id}/{RECORD}", result)
     return result
 
 
-def _list_inputs(config: Config) -> dict[str, Input]:
-    paths = {name: getattr(config.data, name) for name in ("events", "items", "users")}
-    for name in ("events", "items"):
-        if paths[name] is None:
-            mend = f"give data.{name}=..."
-            raise ConfigError(explain(f"data.{name}", "a file or folder", "none", mend))
-    options = config.storage.options
-    return {name: list_input(name, path, options) for name, path in paths.items() if path}
+def _find_or_prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str, Any]:
+    if not store.exists(f"{folder}/{SUMMARY}"):
+        return _prepare(config, store, pins, folder)
+    log.info("prepare: the input is that of %s", store.uri(folder))
+    summary: dict[str, Any] = store.read_json(f"{folder}/{SUMMARY}")
+    _copy_rejects(store, folder, config.run_id)
+    _check_shares(config, store, summary)
+    return summary
 
 
 def input_digest(config: Config, inputs: Mapping[str, Input]) -> str:
@@ -120,10 +120,8 @@ def to_microseconds(moment: dt.datetime) -> int:
     return (moment - EPOCH) // dt.timedelta(microseconds=1)
 
 
-def _prepare(
-    config: Config, store: Store, inputs: Mapping[str, Input], digest: str
-) -> dict[str, Any]:
-    folder = f"prepared/{digest}"
+def _prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str, Any]:
+    inputs = pins.inputs
     footers = {
         "events": read_footers(inputs["events"], [*EVENT_COLUMNS, *wanted_values(config)]),
         "items": read_footers(
@@ -134,7 +132,6 @@ def _prepare(
         footers["users"] = read_footers(inputs["users"], [USER_ID])
     columns = _check_columns(config, inputs, footers)
     store.delete(f"{folder}/rejects")
-    now = to_microseconds(dt.datetime.now(dt.UTC))
     as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
     job = tasks.Job(
         store,
@@ -142,7 +139,7 @@ def _prepare(
         config.data.buckets or count_buckets(sum(footer.rows for footer in footers["events"])),
         inputs,
         {name: Origins.of(source, footers[name]) for name, source in inputs.items()},
-        TimeLimits(now + US_PER_DAY, as_of),
+        TimeLimits(to_microseconds(pins.now) + US_PER_DAY, as_of),
         config.data.available_from,
         _check_values(config, inputs["events"], footers["events"]),
     )
@@ -154,7 +151,7 @@ def _prepare(
     _stop_where_useless(config, job, "events", reasons_of("events", chunks), accepted)
     pieces = sorted(piece for chunk in chunks for piece in chunk.pieces)
     found = _group(shared, index, pieces, job.buckets, accepted)
-    summary = {"digest": digest, **summarise(job, footers, items, chunks, found)}
+    summary = {"digest": folder.rpartition("/")[2], **summarise(job, footers, items, chunks, found)}
     summary["values"] = list(job.values)
     store.write_json(f"{folder}/{SUMMARY}", summary)
     store.delete(f"{folder}/pieces")

@@ -9,7 +9,7 @@ assert check_model(store, "models/2026-06-30-1f2e3d4c") == digest
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-from crossrec.errors import CrossrecError, explain
+from crossrec.errors import UserError, explain
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
 
@@ -34,22 +34,22 @@ def check_model(store: Store, folder: str) -> str:
     """Hold a model folder against its checksums; return 64 hex digits that stand for all of it.
 
     Raises:
-        CrossrecError: a file is missing or not what it was when the model was finished.
+        UserError: a file is missing or not what it was when the model was finished.
     """
     try:
         expected: dict[str, str] = store.read_json(f"{folder}/{CHECKSUMS}")
     except MissingObject as error:
         found = f"no {CHECKSUMS}"
-        raise CrossrecError(explain(store.uri(folder), "a whole model", found, MEND)) from error
+        raise UserError(explain(store.uri(folder), "a whole model", found, MEND)) from error
     try:
         found_sums = _hash_all(store, folder, list(expected))
     except MissingObject as error:
         where = f"the model {store.uri(folder)}"
-        raise CrossrecError(explain(where, "all of its files", str(error), MEND)) from error
+        raise UserError(explain(where, "all of its files", str(error), MEND)) from error
     for (name, digest), found in zip(expected.items(), found_sums, strict=True):
         if digest != found:
             where = store.uri(f"{folder}/{name}")
-            raise CrossrecError(explain(where, f"sha256 {digest}", found, MEND))
+            raise UserError(explain(where, f"sha256 {digest}", found, MEND))
     return _digest(store, folder)
 
 

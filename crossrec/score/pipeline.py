@@ -9,8 +9,6 @@ know
 summary = score(config, store)
 """
 
-import hashlib
-import json
 import warnings
 from typing import Any
 
@@ -21,16 +19,15 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from crossrec.config import Config
-from crossrec.data.histories import Prepared, open_prepared, read_catalogue
+from crossrec.data.histories import open_prepared, read_catalogue
 from crossrec.data.replay import Histories
 from crossrec.data.stream import ReadBucket
-from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.model.checkpoint import load_model
-from crossrec.model.integrity import check_model
 from crossrec.runlog import log, stage
 from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
 from crossrec.score.bucket import ScoreBucket, ScoreJob
 from crossrec.score.catalogue import NIGHT, build_items, load_items
+from crossrec.score.plan import find_model, write_plan
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.storage import Store
 
@@ -56,8 +53,8 @@ def score(config: Config, store: Store) -> dict[str, Any]:
     run = f"runs/{config.run_id}"
     with stage("score") as facts:
         prepared = open_prepared(store, store.read_json(f"{run}/prepare.json")["prepared"])
-        model = _find_model(config, store)
-        plan = _write_plan(config, store, prepared, model)
+        model = find_model(config, store)
+        plan = write_plan(config, store, prepared, model)
         day = prepared.as_of_us // US_PER_DAY + 1
         items = f"{run}/items"
         if not store.exists(f"{items}/systems.json"):
@@ -128,67 +125,6 @@ def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
         if count % max(1, len(missing) // 10) == 0:
             log.info("score: %s of %s buckets, %s users", count, len(missing), f"{users:,}")
     return len(missing)
-
-
-def _find_model(config: Config, store: Store) -> str:
-    """Return the folder of the model to score with."""
-    record = f"runs/{config.run_id}/finetune.json"
-    if config.score.model:
-        folder = f"models/{config.score.model}"
-    elif store.exists(record):
-        folder = store.read_json(record)["model"]
-    elif store.exists("current.json"):
-        folder = store.read_json(store.read_json("current.json")["manifest"])["model"]
-    else:
-        mend = "run finetune first, or name a model in score.model"
-        raise CrossrecError(
-            explain(store.uri(record), "a fine-tuned model", "none, and none published", mend)
-        )
-    if not store.exists(f"{folder}/config.json"):
-        known = ", ".join(store.list("models")) or "none"
-        raise ConfigError(
-            explain("score.model", f"one of: {known}", folder, "name one that exists")
-        )
-    return str(folder)
-
-
-def _write_plan(config: Config, store: Store, prepared: Prepared, model: str) -> dict[str, Any]:
-    """Write what this run will do, once; refuse another plan under the same run_id."""
-    known = [domain.name for domain in prepared.domains]
-    domains = list(config.score.domains or known)
-    unknown = sorted(set(domains) - set(known))
-    if unknown:
-        raise ConfigError(
-            explain("score.domains", f"some of {known}", f"{unknown}", "check the names")
-        )
-    plan = {
-        "run_id": config.run_id,
-        "model": model,
-        "model_sha256": check_model(store, model),
-        "prepared": prepared.folder,
-        "buckets": prepared.buckets,
-        "domains": sorted(set(domains)),
-        "top_k": config.score.top_k,
-        "new_share": config.score.new_share,
-    }
-    plan["digest"] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-    path = f"runs/{config.run_id}/plan.json"
-    if store.exists(path):
-        before = store.read_json(path)
-        if before["digest"] != plan["digest"]:
-            changed = sorted(
-                key for key in plan if key != "digest" and plan[key] != before.get(key)
-            )
-            found = f"another plan (differs in {', '.join(changed)})"
-            raise ConfigError(
-                explain(store.uri(path), "this run's plan", found, "give a new run_id")
-            )
-        return plan
-    inputs = store.read_json(f"{prepared.folder}/summary.json")["inputs"]
-    facts = store.read_json(f"{model}/config.json")["facts"]
-    more = {"config": config.public(), "inputs": inputs, "scores": facts.get("scores")}
-    store.write_json(path, plan | more)
-    return plan
 
 
 def _write_defaults(job: ScoreJob, path: str) -> None:

@@ -8,6 +8,7 @@ does both. Then `train.fuse` learns how much the sequence counts beside text, ne
     models/<model_id>/                      the refitted model, with a card and checksums
     runs/<run_id>/train/selected/           the model that the hold-out judges, in the same form
     runs/<run_id>/train/<digest>/           checkpoints of Ray Train
+    runs/<run_id>/finetuning.json           what has begun: a rerun with other settings is refused
     runs/<run_id>/finetune.json             written last: a rerun of a finished stage does nothing
 
     summary = finetune(config, store)
@@ -22,7 +23,7 @@ from crossrec.config import Config
 from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.stream import stream_histories
 from crossrec.encode import BackboneSource, encode_catalogue
-from crossrec.errors import ConfigError, explain
+from crossrec.errors import ConfigError, UserError, explain
 from crossrec.model.integrity import write_checksums
 from crossrec.model.objectives import Objective
 from crossrec.runlog import log, stage
@@ -39,27 +40,22 @@ from crossrec.train.task import TrainJob
 from crossrec.train.tracking import check_tracking
 from crossrec.train.workers import Run, run_workers
 
+BEGUN = "finetuning.json"
+
 
 def finetune(config: Config, store: Store) -> dict[str, Any]:
     """Run the stage on an initialised Ray; return what finetune.json holds.
 
     Raises:
-        CrossrecError: training failed, or this run_id was fine-tuned with other settings or input.
+        ConfigError: this run_id was fine-tuned, or began to be, with other settings or input.
+        CrossrecError: training failed.
     """
     run = f"runs/{config.run_id}"
     prepared = open_prepared(store, store.read_json(f"{run}/prepare.json")["prepared"])
     digest = training_digest(config, prepared)
+    _refuse_another(config, store, digest)
     if store.exists(f"{run}/finetune.json"):
         finished: dict[str, Any] = store.read_json(f"{run}/finetune.json")
-        if finished["digest"] != digest:
-            found = (
-                f"one fine-tuned with other settings or input ({finished['digest']}, now {digest})"
-            )
-            raise ConfigError(
-                explain(
-                    f"run_id {config.run_id}", "a run of this config", found, "give a new run_id"
-                )
-            )
         log.info("finetune: already done, %s", store.uri(finished["model"]))
         return finished
     BackboneSource(store, config.model).check()
@@ -69,7 +65,13 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
         f"{run}/train", f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
     )
     with stage("finetune") as facts:
-        summary = train_models(config, store, prepared, folders)
+        store.write_json(f"{run}/{BEGUN}", {"digest": digest})
+        try:
+            summary = train_models(config, store, prepared, folders)
+        except UserError:
+            # Nothing was made of what the user will mend.
+            store.delete(f"{run}/{BEGUN}")
+            raise
         facts |= {
             "epochs": len(summary["training"]["curve"]) - 1,
             "best_epoch": summary["training"]["best_epoch"],
@@ -83,6 +85,18 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
     summary["model_sha256"] = write_checksums(store, summary["model"])
     store.write_json(f"{run}/finetune.json", summary)
     return summary
+
+
+def _refuse_another(config: Config, store: Store, digest: str) -> None:
+    """Raise where the run was fine-tuned, or began to be, with other settings or another input."""
+    paths = [f"runs/{config.run_id}/{name}" for name in (BEGUN, "finetune.json")]
+    begun = {store.read_json(path)["digest"] for path in paths if store.exists(path)}
+    if begun - {digest}:
+        others = ", ".join(sorted(begun - {digest}))
+        found = f"one fine-tuned with other settings or input ({others}, now {digest})"
+        raise ConfigError(
+            explain(f"run_id {config.run_id}", "a run of this config", found, "give a new run_id")
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared, read_catalogue, read_histories
+from crossrec.data.pins import pin_inputs
 from crossrec.data.prepare import input_digest, prepare
 from crossrec.errors import ConfigError, InputError
 from crossrec.schema import REJECTS
@@ -254,7 +255,35 @@ def test_prepare_reuses_a_finished_folder(tmp_path: Path) -> None:
     assert again["prepared"] == summary["prepared"]
     assert after == before
     write_events(tmp_path / "events/1.parquet", ("bob", "1", "shop", DAY_1))
-    assert run(tmp_path)[0]["prepared"] != summary["prepared"]
+    assert run(tmp_path)[0]["prepared"] == summary["prepared"]
+    tomorrow = make_config(tmp_path).model_copy(update={"run_id": "tomorrow"})
+    assert prepare(tomorrow, Store(tomorrow.storage.root))["users"] == 2
+
+
+def test_prepare_that_was_killed_reads_the_files_that_it_began_with(tmp_path: Path) -> None:
+    write_items(tmp_path / "items/0.parquet", ("1", "shop"))
+    write_events(tmp_path / "events/0.parquet", ("ada", "1", "shop", DAY_1))
+    config, store = make_config(tmp_path), Store(str(tmp_path / "store"))
+    pin_inputs(config, store)
+    write_events(tmp_path / "events/1.parquet", ("bob", "1", "shop", DAY_1))
+    summary = prepare(config, store)
+    assert summary["users"] == 1
+    assert [Path(file["path"]).name for file in summary["inputs"]] == ["0.parquet", "0.parquet"]
+
+
+def test_prepare_takes_a_mended_input(tmp_path: Path) -> None:
+    """Nothing was made of the one that was refused; of a finished one something was."""
+    write_items(tmp_path / "items/0.parquet", ("1", "shop"))
+    write_events(tmp_path / "events/0.parquet", ("ada", "9", "shop", DAY_1))
+    with pytest.raises(InputError, match="unknown item"):
+        run(tmp_path)
+    write_events(tmp_path / "events/0.parquet", ("ada", "1", "shop", DAY_1))
+    assert run(tmp_path)[0]["events"] == 1
+    write_events(tmp_path / "events/0.parquet", ("bob", "1", "shop", DAY_1 + days(1)))
+    with pytest.raises(
+        InputError, match=r"0\.parquet: expected the file that run night began with"
+    ):
+        run(tmp_path)
 
 
 def test_prepare_works_on_s3(tmp_path: Path, s3_root: str) -> None:
@@ -311,7 +340,7 @@ def write_values(path: Path, values: dict[str, list[Any]]) -> None:
 
 def with_objective(config: Config, objective: str) -> Config:
     train = config.train.model_copy(update={"objective": objective})
-    return config.model_copy(update={"train": train})
+    return config.model_copy(update={"train": train, "run_id": objective})
 
 
 def test_prepare_keeps_ratings_and_weights_in_the_order_of_time(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from crossrec.errors import CrossrecError
+from crossrec.errors import UserError
 from crossrec.model.integrity import check_model, write_checksums
 from crossrec.storage import Store
 
@@ -24,19 +24,19 @@ def test_check_model_returns_what_write_checksums_did(store: Store, finished: st
 @pytest.mark.parametrize("name", FILES)
 def test_check_model_finds_a_changed_file(store: Store, finished: str, name: str) -> None:
     store.write_bytes(f"{FOLDER}/{name}", b"\7" * 9)
-    with pytest.raises(CrossrecError, match=rf"{name}: expected sha256 [0-9a-f]+, found [0-9a-f]+"):
+    with pytest.raises(UserError, match=rf"{name}: expected sha256 [0-9a-f]+, found [0-9a-f]+"):
         check_model(store, FOLDER)
 
 
 def test_check_model_finds_a_missing_file(store: Store, finished: str) -> None:
     store.delete(f"{FOLDER}/{FILES[2]}")
-    with pytest.raises(CrossrecError, match=rf"expected all of its files, found .*{FILES[2]}"):
+    with pytest.raises(UserError, match=rf"expected all of its files, found .*{FILES[2]}"):
         check_model(store, FOLDER)
 
 
 def test_check_model_refuses_a_folder_without_checksums(store: Store) -> None:
     store.write_bytes(f"{FOLDER}/config.json", b"{}")
-    with pytest.raises(CrossrecError, match=r"expected a whole model, found no checksums\.json"):
+    with pytest.raises(UserError, match=r"expected a whole model, found no checksums\.json"):
         check_model(store, FOLDER)
 
 

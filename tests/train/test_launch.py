@@ -15,11 +15,12 @@ from safetensors.torch import load
 from torch import Tensor
 
 from crossrec.config import Config
+from crossrec.data.demo import write_demo
 from crossrec.data.prepare import prepare
 from crossrec.errors import ConfigError
 from crossrec.storage import Store
 from crossrec.train.launch import finetune
-from tests.nights import EPOCHS, Night, change, modified, published_night
+from tests.nights import EPOCHS, Night, change, modified, published_night, small_config
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240
@@ -108,6 +109,20 @@ def test_more_workers_than_the_cluster_holds_are_refused(night: Night) -> None:
     prepare(config, night.store)
     with pytest.raises(ConfigError, match=r"train\.num_workers: expected room for 4 workers"):
         finetune(config, night.store)
+    assert not night.store.exists("runs/crowd/finetuning.json")
+
+
+def test_settings_that_change_in_mid_training_are_refused(
+    ray_cluster: None, tiny_backbone: str, tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path))
+    config = small_config(store, tiny_backbone, write_demo(store, "input", 50, 17))
+    prepare(config, store)
+    # As a training leaves it that was killed.
+    store.write_json("runs/night/finetuning.json", {"digest": "0" * 16})
+    with pytest.raises(ConfigError, match=r"run_id night: .*other settings.*give a new run_id"):
+        finetune(config, store)
+    assert store.list("runs/night") == ["finetuning.json", "inputs.json", "prepare.json"]
 
 
 @pytest.mark.slow
@@ -119,6 +134,8 @@ def test_finetune_killed_in_both_phases_ends_as_one_left_alone(
     kill_after(0, 1, config, night.store, tmp_path)
     selecting = newest_curves(config, night.store)
     assert len(selecting) == 1
+    with pytest.raises(ConfigError, match=r"run_id killed: .*other settings"):
+        finetune(change(config, seed=config.seed + 1), night.store)
     kill_after(1, 1, config, night.store, tmp_path)
     refitting = newest_curves(config, night.store)
     assert len(refitting) == 2

@@ -1,0 +1,83 @@
+"""What a scoring run does: which model, whose histories, which lists.
+
+In: the config and what earlier stages wrote. Out: runs/<run_id>/plan.json, written once; a rerun
+whose plan is another is refused.
+
+    plan = write_plan(config, store, prepared, find_model(config, store))
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from crossrec.config import Config
+from crossrec.data.histories import Prepared
+from crossrec.data.pins import check_pins
+from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.model.integrity import check_model
+from crossrec.storage import Store
+
+
+def find_model(config: Config, store: Store) -> str:
+    """Return the folder of the model to score with."""
+    record, plan = (f"runs/{config.run_id}/{name}.json" for name in ("finetune", "plan"))
+    if config.score.model:
+        folder = f"models/{config.score.model}"
+    elif store.exists(record):
+        folder = store.read_json(record)["model"]
+    elif store.exists(plan):
+        # Whatever was published since.
+        folder = store.read_json(plan)["model"]
+    elif store.exists("current.json"):
+        folder = store.read_json(store.read_json("current.json")["manifest"])["model"]
+    else:
+        mend = "run finetune first, or name a model in score.model"
+        raise CrossrecError(
+            explain(store.uri(record), "a fine-tuned model", "none, and none published", mend)
+        )
+    if not store.exists(f"{folder}/config.json"):
+        known = ", ".join(store.list("models")) or "none"
+        raise ConfigError(
+            explain("score.model", f"one of: {known}", folder, "name one that exists")
+        )
+    return str(folder)
+
+
+def write_plan(config: Config, store: Store, prepared: Prepared, model: str) -> dict[str, Any]:
+    """Write what this run will do, once; refuse another plan under the same run_id."""
+    known = [domain.name for domain in prepared.domains]
+    domains = list(config.score.domains or known)
+    unknown = sorted(set(domains) - set(known))
+    if unknown:
+        raise ConfigError(
+            explain("score.domains", f"some of {known}", f"{unknown}", "check the names")
+        )
+    plan = {
+        "run_id": config.run_id,
+        "model": model,
+        "model_sha256": check_model(store, model),
+        "prepared": prepared.folder,
+        "buckets": prepared.buckets,
+        "domains": sorted(set(domains)),
+        "top_k": config.score.top_k,
+        "new_share": config.score.new_share,
+    }
+    plan["digest"] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    path = f"runs/{config.run_id}/plan.json"
+    if store.exists(path):
+        before = store.read_json(path)
+        if before["digest"] != plan["digest"]:
+            changed = sorted(
+                key for key in plan if key != "digest" and plan[key] != before.get(key)
+            )
+            found = f"another plan (differs in {', '.join(changed)})"
+            raise ConfigError(
+                explain(store.uri(path), "this run's plan", found, "give a new run_id")
+            )
+        check_pins(config, store)
+        return plan
+    inputs = store.read_json(f"{prepared.folder}/summary.json")["inputs"]
+    facts = store.read_json(f"{model}/config.json")["facts"]
+    more = {"config": config.public(), "inputs": inputs, "scores": facts.get("scores")}
+    store.write_json(path, plan | more)
+    return plan
