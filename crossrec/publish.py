@@ -4,7 +4,6 @@ In: the store, and runs/<run_id>/ with plan.json, done/*.json, scores/ and defau
 Out: runs/<run_id>/manifest.json and, last of all, current.json, the one file that readers follow.
 
     summary = publish(config, Store(config.storage.root, config.storage.options))
-    read_current(store)    # {"run_id": "2014-06-08", "manifest": "runs/...", "sha256": "..."}
     rollback(store)        # readers get the publication before that one
 
 A crash at any moment leaves the old publication or the new one, whole; a rerun does what is left.
@@ -16,14 +15,13 @@ import json
 from typing import Any
 
 from crossrec.config import Config
+from crossrec.current import CURRENT, MARK, read_pointer, switch
 from crossrec.errors import CrossrecError, UserError, explain
-from crossrec.retention import MARK, published_runs, remove_old_runs
+from crossrec.retention import published_runs, remove_old_runs
 from crossrec.runlog import stage
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
 from crossrec.verify import read_record, verify_run
-
-CURRENT = "current.json"
 
 PLANNED = {"run_id", "model", "model_sha256", "prepared", "buckets", "domains", "top_k", "digest"}
 """Keys of plan.json that publication needs."""
@@ -34,11 +32,12 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
 
     Raises:
         CrossrecError: a file or record is missing or not as recorded; current.json is untouched.
+        UserError: another publication switched current.json since this one began.
     """
     with stage("publish") as summary:
         folder = f"runs/{config.run_id}"
         plan = _read_plan(store, folder)
-        current = read_current(store)
+        before, current = read_pointer(store)
         manifest, data = _published(store, folder, plan, current)
         if manifest is None:
             manifest, data = _write_manifest(store, folder, plan)
@@ -50,7 +49,7 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
             "sha256": hashlib.sha256(data).hexdigest(),
         }
         if current != pointer:
-            store.write_json(CURRENT, pointer)
+            switch(store, before, pointer)
         removed = remove_old_runs(store, config.run_id, config.publish.keep_runs)
         files = manifest["files"]
         summary |= {
@@ -67,25 +66,20 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
     return summary
 
 
-def read_current(store: Store) -> dict[str, Any] | None:
-    """Return what readers follow: run_id, manifest and its sha256; None before any publication."""
-    try:
-        current = store.read_json(CURRENT)
-    except MissingObject:
-        return None
-    if not isinstance(current, dict) or not {"run_id", "manifest"} <= set(current):
-        mend = "remove it and run publish again"
-        raise CrossrecError(explain(store.uri(CURRENT), "run_id and manifest", "neither", mend))
-    return current
+def switch_back(config: Config, store: Store) -> dict[str, Any]:
+    """Do `rollback` as a job; return what readers follow now."""
+    with stage("rollback") as summary:
+        summary |= {"current": rollback(store)["run_id"]}
+    return summary
 
 
 def rollback(store: Store) -> dict[str, Any]:
     """Switch current.json to the newest publication older than the current one, and return it.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or another publication came in between.
     """
-    current = read_current(store)
+    before, current = read_pointer(store)
     runs = [run["run_id"] for run in published_runs(store)]
     if current and current["run_id"] in runs:
         runs = runs[runs.index(current["run_id"]) + 1 :]
@@ -95,7 +89,7 @@ def rollback(store: Store) -> dict[str, Any]:
     path = f"runs/{runs[0]}/manifest.json"
     digest = hashlib.sha256(store.read_bytes(path)).hexdigest()
     older = {"run_id": runs[0], "manifest": path, "sha256": digest}
-    store.write_json(CURRENT, older)
+    switch(store, before, older)
     return older
 
 

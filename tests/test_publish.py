@@ -1,12 +1,13 @@
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crossrec import publish as publication
+from crossrec.current import CURRENT, MARK, read_current
 from crossrec.errors import CrossrecError, UserError
-from crossrec.publish import publish, read_current, rollback
+from crossrec.publish import publish, rollback, switch_back
 from crossrec.retention import remove_old_runs
 from crossrec.storage import Store
 from tests.runs import BUCKETS, DOMAINS, USERS, config_of, publish_run, scores_file, write_run
@@ -62,15 +63,13 @@ def test_crash_before_the_switch_is_finished_by_a_rerun(
 ) -> None:
     publish_run(store, "r1")
     write_run(store, "r2")
-    write = Store.write_json
 
-    def crash(self: Store, path: str, value: Any) -> None:
-        if path == publication.CURRENT:
-            raise KeyboardInterrupt
-        write(self, path, value)
+    def crash(self: Store, path: str, old: bytes | None, new: bytes) -> bool:
+        assert path == CURRENT
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "write_json", crash)
+        patch.setattr(Store, "swap_bytes", crash)
         with pytest.raises(KeyboardInterrupt):
             publish(config_of(store, "r2"), store)
     current = read_current(store)
@@ -191,3 +190,99 @@ def test_rolled_back_run_can_be_published_again(store: Store) -> None:
     current = read_current(store)
     assert current
     assert current["run_id"] == "r2"
+
+
+def publish_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]
+) -> None:
+    """Let something happen between the verification of the next publication and its switch."""
+    swap = Store.swap_bytes
+
+    def wait(self: Store, path: str, old: bytes | None, new: bytes) -> bool:
+        monkeypatch.setattr(Store, "swap_bytes", swap)
+        meanwhile()
+        return swap(self, path, old, new)
+
+    monkeypatch.setattr(Store, "swap_bytes", wait)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_publications_at_once_the_later_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    if not first:
+        publish_run(store, "r0")
+    write_run(store, "r1")
+    publish_meanwhile(store, monkeypatch, lambda: publish_run(store, "r2"))
+    before = "no publication" if first else "run r0"
+    message = rf"expected what it said when this began \({before}\), found run r2; .*run publish"
+    with pytest.raises(UserError, match=message):
+        publish(config_of(store, "r1"), store)
+    current = read_current(store)
+    assert current
+    assert current["run_id"] == "r2"
+    assert store.exists("runs/r1/manifest.json")
+    # Over the newer one, by will.
+    publish(config_of(store, "r1"), store)
+    current = read_current(store)
+    assert current
+    assert current["run_id"] == "r1"
+
+
+def test_rollback_during_a_publication_is_not_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    write_run(store, "r3")
+    publish_meanwhile(store, monkeypatch, lambda: rollback(store))
+    with pytest.raises(UserError, match=r"\(run r2\), found run r1"):
+        publish(config_of(store, "r3"), store)
+
+
+def test_run_that_readers_are_switched_to_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job rolls back after this one has chosen what to remove."""
+    store = Store(str(tmp_path))
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    write = Store.write_json
+
+    def roll_back_first(self: Store, path: str, value: Any) -> None:
+        if path == f"runs/r1/{MARK}":
+            monkeypatch.setattr(Store, "write_json", write)
+            rollback(store)
+        write(self, path, value)
+
+    monkeypatch.setattr(Store, "write_json", roll_back_first)
+    assert remove_old_runs(store, current="r2", keep=1) == []
+    current = read_current(store)
+    assert current
+    assert current["run_id"] == "r1"
+    assert not store.exists(f"runs/r1/{MARK}")
+    assert store.exists(scores_file("runs/r1", 0, "shop"))
+
+
+def test_readers_are_not_switched_to_a_run_that_is_being_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job marks it after this one has chosen it."""
+    store = Store(str(tmp_path))
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    before = store.read_bytes(CURRENT)
+
+    def mark() -> None:
+        store.write_json(f"runs/r1/{MARK}", {"references": []})
+
+    publish_meanwhile(store, monkeypatch, mark)
+    with pytest.raises(CrossrecError, match="expected a run r1 that stays, found its removal"):
+        rollback(store)
+    assert store.read_bytes(CURRENT) == before
+
+
+def test_job_rolls_back(store: Store) -> None:
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    assert switch_back(config_of(store, "r2"), store)["current"] == "r1"
