@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "evaluate": {"data", "model", "encode", "score"},
     "study": {"data", "train", "score", "evaluate"},
     "current": set[str](),
+    "readers": {"data", "current"},
     "retention": {"current"},
     "verify_lists": {"data"},
     "verify": {"data", "verify_lists"},
