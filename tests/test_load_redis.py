@@ -1,6 +1,7 @@
 """The example job against a real redis-server, where there is one."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -23,6 +24,12 @@ from tests.runs import BUCKETS, DOMAINS, change_lists, config_of, publish_run, w
 
 redis = pytest.importorskip("redis")
 ROOT = Path(__file__).parents[1]
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
+}
+"""Of the job: it is this tree's crossrec that it imports."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -66,7 +73,12 @@ def command(store: Store, address: str, *more: str) -> list[str]:
 
 def run_load(store: Store, address: str, *more: str) -> dict[str, Any]:
     ended = subprocess.run(
-        command(store, address, *more), cwd=ROOT, capture_output=True, text=True, check=False
+        command(store, address, *more),
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     facts: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
@@ -123,7 +135,9 @@ def test_killed_load_is_continued_and_serves_the_old_version_meanwhile(
     old = run_load(store, address)["version"]
     user = publish_other_lists(store, "r2")
     # A real kill, once a file is recorded; a server that takes no more writes holds it there.
-    load = subprocess.Popen(command(store, address), cwd=ROOT, stderr=subprocess.DEVNULL)
+    load = subprocess.Popen(
+        command(store, address), env=ENVIRONMENT, cwd=ROOT, stderr=subprocess.DEVNULL
+    )
     while len(done := set(client.scan_iter("crossrec:done:*"))) < 2 and load.poll() is None:
         time.sleep(0.0005)
     client.client_pause(60_000, all=False)
@@ -187,6 +201,8 @@ def test_mistakes_are_told(tmp_path: Path, address: str) -> None:
         (command(store, address, "--domain", "sho"), 2, "expected some of the domains"),
         (command(store, "redis://127.0.0.1:9/0"), 1, "the same command continues"),
     ):
-        ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            arguments, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert ended.returncode == status
         assert said in ended.stderr.splitlines()[-1]
