@@ -48,7 +48,7 @@ install() {
         rm -f "$stamp"
         "$venv/bin/python" -m pip install -qq --no-compile --no-deps -r "$root/cluster/constraints.txt" >&2
         "$venv/bin/python" -m pip install -qq --no-build-isolation -c "$root/cluster/constraints.txt" \
-            -e "$root[demo,dev,tracking]" >&2
+            -e "$root[demo,dev,redis,tracking]" >&2
         "$venv/bin/python" -m pip check >&2
         echo "$want" >"$stamp"
     fi

@@ -12,13 +12,11 @@ finished by the next call, and nobody takes half a run for a publication.
 import logging
 from typing import Any
 
+from crossrec.current import MARK, read_current
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
 
 log = logging.getLogger("crossrec")
-
-MARK = "removing.json"
-"""In a run's folder while it is removed: names the models and prepared folders that go with it."""
 
 NAMES_REFERENCES = ("plan.json", "prepare.json", "finetune.json", MARK)
 """Files of a run that name its model and prepared folder."""
@@ -46,19 +44,24 @@ def remove_old_runs(store: Store, current: str, keep: int) -> list[str]:
     if not old:
         return []
     used = {name for run in everyone if run not in old for name in _references(store, run)}
-    for run in old:
-        _remove(store, run, used)
-    return sorted(old)
+    return sorted(run for run in old if _remove(store, run, used))
 
 
-def _remove(store: Store, run: str, used: set[str]) -> None:
+def _remove(store: Store, run: str, used: set[str]) -> bool:
+    """Remove a run, unless readers have been switched to it since; return whether it is gone."""
     folder = f"runs/{run}"
     unused = sorted(_references(store, run) - used)
     store.write_json(f"{folder}/{MARK}", {"references": unused})
+    # Who switches readers does it the other way round: switches, then looks for the mark.
+    pointer = read_current(store)
+    if pointer and pointer["run_id"] == run:
+        store.delete(f"{folder}/{MARK}")
+        return False
     for name in (*unused, *(f"{folder}/{name}" for name in store.list(folder) if name != MARK)):
         store.delete(name)
     store.delete(folder)
     log.info("publish: removed run %s%s", run, "".join(f", {name}" for name in unused))
+    return True
 
 
 def _references(store: Store, run: str) -> set[str]:

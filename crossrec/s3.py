@@ -11,6 +11,7 @@ S3.
 """
 
 import asyncio
+import errno
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,16 @@ PROBE_LIMIT_S = 15
 SLOWEST_BYTES_S = 2**20
 """A call ends within the limit, retries included, and a second for each MiB sent: aiohttp itself
 waits forever for a server that takes the connection and never takes the body."""
+
+
+SWAP_TRIES = 5
+"""Times that a refused swap is tried again while the object still holds what it should."""
+
+CHANGED = {"PreconditionFailed", "ConditionalRequestConflict"}
+"""What stores answer where an object is not what a condition says, or is being written."""
+
+UNKNOWN_CONDITION = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501", "400"}
+"""What stores answer that know no conditions for writing."""
 
 
 class S3(S3FileSystem):  # type: ignore[misc]
@@ -115,6 +126,68 @@ class S3(S3FileSystem):  # type: ignore[misc]
         """Do nothing: S3 has no folders, and a bucket is made by its owner only."""
 
     mkdir = sync_wrapper(_mkdir)
+
+    async def _knows_conditions(self, path: str) -> bool:
+        """Whether the store refuses to replace an object that is there, or that has changed.
+
+        Some answer 501, some take no notice of the condition: both are tried on a probe.
+        """
+        bucket, key, _ = self.split_path(path)
+        await self._call_s3("put_object", Bucket=bucket, Key=key, Body=b"probe")
+        try:
+            for condition in ({"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}):
+                try:
+                    await self._call_s3(
+                        "put_object", Bucket=bucket, Key=key, Body=b"again", **condition
+                    )
+                except OSError as error:
+                    names = set(error_names(error))
+                    if not CHANGED & names:
+                        if UNKNOWN_CONDITION & names or error.errno == errno.ENOSYS:
+                            return False
+                        raise
+                else:
+                    return False
+            return True
+        finally:
+            await self._rm_file(path)
+
+    knows_conditions = sync_wrapper(_knows_conditions)
+
+    async def _swap_file(self, path: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object that holds `old` (None: is not there); return whether it now is `new`.
+
+        Only on a store that knows conditions.
+        """
+        bucket, key, _ = self.split_path(path)
+        for _ in range(SWAP_TRIES):
+            found, tag = await self._read_tagged(bucket, key)
+            if found != old:
+                # A reply may have been lost, and the request repeated.
+                return found == new
+            condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+            try:
+                await self._call_s3("put_object", Bucket=bucket, Key=key, Body=new, **condition)
+                return True
+            except FileNotFoundError:
+                # The answer to If-Match where the object has gone.
+                continue
+            except OSError as error:
+                if not CHANGED & set(error_names(error)):
+                    raise
+        return False
+
+    swap_file = sync_wrapper(_swap_file)
+
+    async def _read_tagged(self, bucket: str, key: str) -> tuple[bytes | None, str | None]:
+        try:
+            reply = await self._call_s3("get_object", Bucket=bucket, Key=key)
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in error_names(error):
+                raise
+            return None, None
+        async with reply["Body"] as body:
+            return await body.read(), reply["ETag"]
 
 
 def open_s3(options: Mapping[str, Any], probe: bool = False) -> S3:

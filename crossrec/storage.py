@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from crossrec.claims import swap_by_claims
 from crossrec.disk import Disk
 from crossrec.errors import StorageError, explain
 from crossrec.storage_errors import MissingObject, error_names, explained, without_secrets
@@ -65,11 +66,8 @@ class Store:
                 explain("storage.root", "a place without a password", "a password", mend)
             )
         if not self.root or re.fullmatch(r"\w+:/*", self.root):
-            raise StorageError(
-                explain(
-                    "storage.root", "a folder or a URI", repr(self.root), "give storage.root=..."
-                )
-            )
+            mend, found = "give storage.root=...", repr(self.root)
+            raise StorageError(explain("storage.root", "a folder or a URI", found, mend))
         folder = re.sub("^(file|local):(//)?", "", self.root)
         if "://" not in folder and "::" not in folder:
             # Absolute, because workers run in folders of their own.
@@ -161,6 +159,7 @@ class Store:
             filesystem.pipe_file(path, b"probe")
             filesystem.cat_file(path)
             filesystem.rm_file(path)
+        _ = self.knows_conditions
 
     def read_bytes(self, path: str) -> bytes:
         """Return the object's bytes.
@@ -183,9 +182,8 @@ class Store:
         """Store the object unless there is one, and return whether this call stored it.
 
         Two callers at once cannot both win on a local disk and on stores that know If-None-Match.
-        Others (Swift answers 501, some ignore it) are only looked at first, which leaves a moment
-        in which both can win. Where a reply is lost and the request repeated, the winner too can
-        see False: compare contents where that matters.
+        Others are only looked at first, which leaves a moment in which both can win. Where a reply
+        is lost and the request repeated, the winner too can see False: compare contents then.
         """
         full = self.full_path(path)
         if self.exists(path):
@@ -202,6 +200,28 @@ class Store:
                     raise
                 self._filesystem.pipe_file(full, data)
             return True
+
+    @property
+    def knows_conditions(self) -> bool:
+        """Whether the place itself refuses to replace what has changed; tried once a Store."""
+        if "_knows" not in self.__dict__:
+            path = self.full_path(f".probe-{uuid.uuid4().hex}")
+            with self._explained("", writing=True):
+                ask = getattr(self._filesystem, "knows_conditions", lambda _: False)
+                self.__dict__["_knows"] = bool(ask(path))
+        return bool(self.__dict__["_knows"])
+
+    def swap_bytes(self, path: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object that holds `old` (None: is not there); return whether it now is `new`.
+
+        Of two callers at once one wins: by a lock on a local disk, by If-Match and If-None-Match
+        on stores that know them, else by `claims`.
+        """
+        full = self.full_path(path)
+        if not self.knows_conditions:
+            return swap_by_claims(self, path, old, new)
+        with self._explained(path, writing=True):
+            return bool(self._filesystem.swap_file(full, old, new))
 
     def exists(self, path: str) -> bool:
         """Whether there is an object, or a folder with something in it."""

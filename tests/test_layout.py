@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "crossrec").rglob("*.py"))
 ALL_CODE = [*MODULES, *sorted((ROOT / "jobs").rglob("*.py"))]
 
-STORAGE = {"storage", "storage_errors", "disk", "s3"}
+STORAGE = {"storage", "storage_errors", "claims", "disk", "s3"}
 """Where files are read and written: the first is what others use, the others are behind it."""
 
 CONFIG = {"config", "config_training", "configfile"}
@@ -27,9 +27,13 @@ MAY_IMPORT = {
     "score": {"data", "model", "encode"},
     "evaluate": {"data", "model", "encode", "score"},
     "study": {"data", "train", "score", "evaluate"},
-    "retention": set[str](),
+    "current": set[str](),
     "lease": set[str](),
-    "publish": {"lease", "retention"},
+    "readers": {"data", "current"},
+    "retention": {"current"},
+    "verify_lists": {"data"},
+    "verify": {"data", "verify_lists"},
+    "publish": {"current", "lease", "retention", "verify"},
     "job": {"data", "lease"},
     "nightly": EVERY_STAGE,
     "bench": {"data", "train"},

@@ -1,82 +1,16 @@
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from crossrec import publish as publication
-from crossrec import schema
-from crossrec.config import Config
+from crossrec.current import CURRENT, MARK, read_current
 from crossrec.errors import CrossrecError, UserError
-from crossrec.publish import publish, read_current, rollback
+from crossrec.publish import publish, rollback, switch_back
 from crossrec.retention import remove_old_runs
 from crossrec.storage import Store
-
-DOMAINS = ["a/b", "shop"]
-BUCKETS = 2
-USERS = 3
-"""Users of each bucket."""
-
-
-def config_of(store: Store, run_id: str, keep_runs: int = 7) -> Config:
-    return Config.model_validate(
-        {
-            "run_id": run_id,
-            "storage": {"root": store.root},
-            "publish": {"keep_runs": keep_runs},
-        }
-    )
-
-
-def write_run(store: Store, run_id: str, model: str = "m1", prepared: str = "prepared/p1") -> str:
-    """Write a run as score leaves it: 2 buckets x 2 domains x 3 users."""
-    folder = f"runs/{run_id}"
-    store.write_json(f"models/{model}/config.json", {})
-    store.write_json(f"{prepared}/summary.json", {})
-    plan = {
-        "run_id": run_id,
-        "model": model,
-        "model_sha256": "ab" * 32,
-        "prepared": prepared,
-        "buckets": BUCKETS,
-        "domains": DOMAINS,
-        "digest": f"plan of {run_id}",
-    }
-    store.write_json(f"{folder}/plan.json", plan)
-    for bucket in range(BUCKETS):
-        files = []
-        for domain in DOMAINS:
-            table = pa.table(
-                {
-                    "user_id": [f"{bucket}-{user}" for user in range(USERS)],
-                    "item_ids": [["i1", "i2"]] * USERS,
-                    "scores": [[2.0, 1.0]] * USERS,
-                },
-                schema=schema.SCORES,
-            )
-            name = f"{schema.bucket_name(bucket)}.abc.parquet"
-            path = f"{folder}/scores/{schema.domain_folder(domain)}/{name}"
-            files.append(vars(store.write_parquet(path, table)))
-        done = {"bucket": bucket, "users": USERS, "seconds": 0.1, "files": files}
-        store.write_json(f"{folder}/done/{schema.bucket_name(bucket)}.json", done)
-    defaults = pa.table(
-        {"domain": DOMAINS, "item_ids": [["i1"]] * 2, "scores": [[1.0]] * 2},
-        schema=schema.DEFAULTS,
-    )
-    store.write_parquet(f"{folder}/defaults.parquet", defaults)
-    return folder
-
-
-def publish_run(store: Store, run_id: str, keep_runs: int = 7, **made_from: str) -> dict[str, Any]:
-    write_run(store, run_id, **made_from)
-    return publish(config_of(store, run_id, keep_runs), store)
-
-
-def scores_file(folder: str, bucket: int, domain: str) -> str:
-    return f"{folder}/scores/{schema.domain_folder(domain)}/bucket-{bucket:05d}.abc.parquet"
+from tests.runs import BUCKETS, DOMAINS, USERS, config_of, publish_run, scores_file, write_run
 
 
 def test_publish_says_what_it_did(store: Store) -> None:
@@ -129,15 +63,13 @@ def test_crash_before_the_switch_is_finished_by_a_rerun(
 ) -> None:
     publish_run(store, "r1")
     write_run(store, "r2")
-    write = Store.write_json
 
-    def crash(self: Store, path: str, value: Any) -> None:
-        if path == publication.CURRENT:
-            raise KeyboardInterrupt
-        write(self, path, value)
+    def crash(self: Store, path: str, old: bytes | None, new: bytes) -> bool:
+        assert path == CURRENT
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "write_json", crash)
+        patch.setattr(Store, "swap_bytes", crash)
         with pytest.raises(KeyboardInterrupt):
             publish(config_of(store, "r2"), store)
     current = read_current(store)
@@ -149,112 +81,6 @@ def test_crash_before_the_switch_is_finished_by_a_rerun(
     assert current
     assert current["run_id"] == "r2"
     assert store.read_bytes("runs/r2/manifest.json") == manifest
-
-
-def remove_a_record(store: Store, folder: str) -> None:
-    store.delete(f"{folder}/done/bucket-00001.json")
-
-
-def remove_a_file(store: Store, folder: str) -> None:
-    store.delete(scores_file(folder, 1, "shop"))
-
-
-def cut_a_file(store: Store, folder: str) -> None:
-    path = scores_file(folder, 1, "shop")
-    store.write_bytes(path, store.read_bytes(path)[:-1])
-
-
-def flip_a_bit(store: Store, folder: str) -> None:
-    path = scores_file(folder, 0, "a/b")
-    data = store.read_bytes(path)
-    store.write_bytes(path, data[:100] + bytes([data[100] ^ 1]) + data[101:])
-
-
-def change_record(store: Store, folder: str, change: Callable[[dict[str, Any]], None]) -> None:
-    path = f"{folder}/done/bucket-00000.json"
-    done = store.read_json(path)
-    change(done)
-    store.write_json(path, done)
-
-
-def leave_a_domain_out(store: Store, folder: str) -> None:
-    change_record(store, folder, lambda done: done["files"].pop())
-
-
-def name_a_file_of_another_run(store: Store, folder: str) -> None:
-    path = "runs/r9/scores/domain=shop/bucket-00000.abc.parquet"
-    change_record(store, folder, lambda done: done["files"][1].update(path=path))
-
-
-def count_a_user_more(store: Store, folder: str) -> None:
-    change_record(store, folder, lambda done: done.update(users=USERS + 1))
-
-
-def count_a_row_more(store: Store, folder: str) -> None:
-    def change(done: dict[str, Any]) -> None:
-        done["users"] += 1
-        for file in done["files"]:
-            file["rows"] += 1
-
-    change_record(store, folder, change)
-
-
-def exchange_records(store: Store, folder: str) -> None:
-    change_record(store, folder, lambda done: done.update(bucket=1))
-
-
-def break_a_record(store: Store, folder: str) -> None:
-    change_record(store, folder, lambda done: done["files"][0].pop("sha256"))
-
-
-def write_another_schema(store: Store, folder: str) -> None:
-    path = scores_file(folder, 0, "shop")
-    record = vars(store.write_parquet(path, pa.table({"user_id": ["a", "b", "c"]})))
-
-    def change(done: dict[str, Any]) -> None:
-        done["files"] = [record if file["path"] == path else file for file in done["files"]]
-
-    change_record(store, folder, change)
-
-
-def remove_defaults(store: Store, folder: str) -> None:
-    store.delete(f"{folder}/defaults.parquet")
-
-
-def leave_a_domain_out_of_defaults(store: Store, folder: str) -> None:
-    path = f"{folder}/defaults.parquet"
-    store.write_parquet(path, store.read_parquet(path).slice(0, 1))
-
-
-@pytest.mark.parametrize(
-    ("damage", "where"),
-    [
-        (remove_a_record, "done/bucket-00001.json: expected a record, found none"),
-        (remove_a_file, "bucket-00001.abc.parquet: expected a scores file, found none"),
-        (cut_a_file, "domain=shop/bucket-00001.abc.parquet: expected [0-9]+ bytes"),
-        (flip_a_bit, "domain=a%2Fb/bucket-00000.abc.parquet: expected [0-9]+ bytes"),
-        (leave_a_domain_out, "done/bucket-00000.json: expected one file of each of the domains"),
-        (name_a_file_of_another_run, "found .*none: runs/r9/scores/domain=shop"),
-        (count_a_user_more, "done/bucket-00000.json: expected 4 rows, one a user"),
-        (count_a_row_more, "bucket-00000.abc.parquet: expected 4 rows, found 3"),
-        (exchange_records, "done/bucket-00000.json: expected bucket 0, found 1"),
-        (break_a_record, "done/bucket-00000.json: expected bucket, users, and files with path"),
-        (write_another_schema, "bucket-00000.abc.parquet: expected columns user_id string, item"),
-        (remove_defaults, "defaults.parquet: expected a file, found none"),
-        (leave_a_domain_out_of_defaults, "defaults.parquet: expected one row of each of the dom"),
-    ],
-)
-def test_damaged_run_is_not_published(
-    tmp_path: Path, damage: Callable[[Store, str], None], where: str
-) -> None:
-    store = Store(str(tmp_path))
-    publish_run(store, "r1")
-    before = store.read_bytes("current.json")
-    damage(store, write_run(store, "r2"))
-    with pytest.raises(CrossrecError, match=f"{where}.*run score again"):
-        publish(config_of(store, "r2"), store)
-    assert store.read_bytes("current.json") == before
-    assert not store.exists("runs/r2/manifest.json")
 
 
 def test_run_without_a_plan_is_not_published(store: Store) -> None:
@@ -275,24 +101,6 @@ def test_run_scored_anew_is_published_anew(store: Store) -> None:
     assert (
         current["sha256"] == hashlib.sha256(store.read_bytes("runs/r1/manifest.json")).hexdigest()
     )
-
-
-def test_files_are_checked_a_few_at_a_time_when_they_are_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store(str(tmp_path))
-    write_run(store, "r1")
-    threads: list[int] = []
-
-    def listen(count: int) -> Any:
-        threads.append(count)
-        return ThreadPoolExecutor(count)
-
-    largest = max(path.stat().st_size for path in tmp_path.rglob("bucket-*.parquet"))
-    monkeypatch.setattr(publication, "BYTES_IN_FLIGHT", 3 * largest)
-    monkeypatch.setattr(publication, "ThreadPoolExecutor", listen)
-    publish(config_of(store, "r1"), store)
-    assert threads == [publication.THREADS, 3]
 
 
 def test_old_runs_go_with_what_only_they_used(store: Store) -> None:
@@ -382,3 +190,99 @@ def test_rolled_back_run_can_be_published_again(store: Store) -> None:
     current = read_current(store)
     assert current
     assert current["run_id"] == "r2"
+
+
+def publish_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object]
+) -> None:
+    """Let something happen between the verification of the next publication and its switch."""
+    swap = Store.swap_bytes
+
+    def wait(self: Store, path: str, old: bytes | None, new: bytes) -> bool:
+        monkeypatch.setattr(Store, "swap_bytes", swap)
+        meanwhile()
+        return swap(self, path, old, new)
+
+    monkeypatch.setattr(Store, "swap_bytes", wait)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_publications_at_once_the_later_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    if not first:
+        publish_run(store, "r0")
+    write_run(store, "r1")
+    publish_meanwhile(store, monkeypatch, lambda: publish_run(store, "r2"))
+    before = "no publication" if first else "run r0"
+    message = rf"expected what it said when this began \({before}\), found run r2; .*run publish"
+    with pytest.raises(UserError, match=message):
+        publish(config_of(store, "r1"), store)
+    current = read_current(store)
+    assert current
+    assert current["run_id"] == "r2"
+    assert store.exists("runs/r1/manifest.json")
+    # Over the newer one, by will.
+    publish(config_of(store, "r1"), store)
+    current = read_current(store)
+    assert current
+    assert current["run_id"] == "r1"
+
+
+def test_rollback_during_a_publication_is_not_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    write_run(store, "r3")
+    publish_meanwhile(store, monkeypatch, lambda: rollback(store))
+    with pytest.raises(UserError, match=r"\(run r2\), found run r1"):
+        publish(config_of(store, "r3"), store)
+
+
+def test_run_that_readers_are_switched_to_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job rolls back after this one has chosen what to remove."""
+    store = Store(str(tmp_path))
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    write = Store.write_json
+
+    def roll_back_first(self: Store, path: str, value: Any) -> None:
+        if path == f"runs/r1/{MARK}":
+            monkeypatch.setattr(Store, "write_json", write)
+            rollback(store)
+        write(self, path, value)
+
+    monkeypatch.setattr(Store, "write_json", roll_back_first)
+    assert remove_old_runs(store, current="r2", keep=1) == []
+    current = read_current(store)
+    assert current
+    assert current["run_id"] == "r1"
+    assert not store.exists(f"runs/r1/{MARK}")
+    assert store.exists(scores_file("runs/r1", 0, "shop"))
+
+
+def test_readers_are_not_switched_to_a_run_that_is_being_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job marks it after this one has chosen it."""
+    store = Store(str(tmp_path))
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    before = store.read_bytes(CURRENT)
+
+    def mark() -> None:
+        store.write_json(f"runs/r1/{MARK}", {"references": []})
+
+    publish_meanwhile(store, monkeypatch, mark)
+    with pytest.raises(CrossrecError, match="expected a run r1 that stays, found its removal"):
+        rollback(store)
+    assert store.read_bytes(CURRENT) == before
+
+
+def test_job_rolls_back(store: Store) -> None:
+    for run_id in ("r1", "r2"):
+        publish_run(store, run_id)
+    assert switch_back(config_of(store, "r2"), store)["current"] == "r1"
