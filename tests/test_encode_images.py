@@ -1,5 +1,6 @@
 """From a table with pictures to one matrix of texts and images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run_prepare(
-    folder: Path, images: dict[str, bytes | None], **model: Any
+    folder: Path, images: Mapping[str, bytes | None], **model: Any
 ) -> tuple[Config, Store, Prepared]:
     """Prepare items of one domain, by their ids; the title of item x is "title x"."""
     (folder / "items").mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,8 @@ def check_vision(source: str, trust_remote_code: bool = False) -> Any:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         # Of a model of texts and images (CLIP, SigLIP), the part that reads images.
         config = getattr(config, "vision_config", config)
-        processor = AutoImageProcessor.from_pretrained(
+        processors: Any = AutoImageProcessor
+        processor = processors.from_pretrained(
             source, backend="pil", trust_remote_code=trust_remote_code
         )
         sizes = [(40, 60), (300, 200)]
@@ -100,7 +101,7 @@ def check_vision(source: str, trust_remote_code: bool = False) -> Any:
         found = " ".join(str(error).split())[:200]
         mend = "check the path or id, and that it holds config.json and preprocessor_config.json"
         raise ConfigError(explain(where, expected, found, mend)) from error
-    known = MODEL_MAPPING.get(type(config), None)
+    known: Any = MODEL_MAPPING.get(type(config), None)
     kinds = known if isinstance(known, tuple) else (known,)
     if known is not None and all(kind.main_input_name != "pixel_values" for kind in kinds):
         mend = "name a model of images, such as ViT or ResNet"

@@ -32,7 +32,7 @@ def encoded(image: Image.Image, form: str = "PNG", **save: Any) -> bytes:
 def test_decode_image_reads_common_formats(form: str) -> None:
     image = decode_image(picture((250, 0, 0), (20, 10), format=form))
     assert (image.mode, image.size) == ("RGB", (20, 10))
-    red, green, blue = image.getpixel((15, 5))
+    red, green, blue = image.tobytes()[-3:]
     assert red > 230
     assert max(green, blue) < 20
 

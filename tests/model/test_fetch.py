@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -216,7 +217,7 @@ def test_weights_that_nobody_has_loaded_for_long_go(weights: Store, tmp_path: Pa
 def test_a_cache_that_others_can_write_to_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     folder = fetch.node_cache()
     assert folder.stat().st_mode & 0o077 == 0
     shutil.rmtree(folder)

@@ -19,7 +19,8 @@ def expected(folder: str, data: bytes) -> Any:
     """What the model itself says of a picture."""
     from transformers import AutoImageProcessor, AutoModel
 
-    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    processors: Any = AutoImageProcessor
+    processor = processors.from_pretrained(folder, backend="pil")
     pixels = processor(images=decode_image(data), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         return AutoModel.from_pretrained(folder).eval()(pixel_values=pixels)

@@ -34,7 +34,7 @@ def night(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, tiny_back
     folder = tmp_path_factory.mktemp("images")
     store, demo = Store(str(folder / "store")), make_demo(150, 17, DEMO)
     colours = np.random.default_rng(17).integers(0, 256, (demo.items.num_rows, 3)).tolist()
-    images = [picture((red, green, blue)) for red, green, blue in colours]
+    images: list[bytes | None] = [picture((red, green, blue)) for red, green, blue in colours]
     images[3], images[4] = None, b"broken"
     items = pa.table(
         {
