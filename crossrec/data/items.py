@@ -1,7 +1,7 @@
 """The catalogue: items checked, given their rows, with the one text that the model reads.
 
-In: tables as inputs.read_chunk yields them. Out: a table of schema.CATALOGUE sorted by
-(domain, item_id) in the byte order of UTF-8, rejects, and the range of rows of each domain.
+In: tables as inputs.read_chunk yields them. Out: a table of schema.CATALOGUE and `origin`, sorted
+by (domain, item_id) in the byte order of UTF-8, rejects, and the range of rows of each domain.
 
     catalogue, rejects = build_catalogue(table, ("title", "brand"), origins)
     domains, starts = domain_ranges(catalogue)
@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from crossrec.config import DEFAULT_AVAILABLE_FROM, DEFAULT_TEXT_COLUMNS
 from crossrec.data.events import id_faults
 from crossrec.data.hashing import Array
-from crossrec.data.inputs import ORIGIN, Footer, Input, check_column, is_text
+from crossrec.data.inputs import ORIGIN, Footer, Input, check_column
+from crossrec.data.kinds import is_text
 from crossrec.data.rejects import DUPLICATE_ITEM, Origins, reject_table
 from crossrec.errors import InputError, explain
 from crossrec.schema import CATALOGUE, DOMAIN, ITEM_ID
@@ -103,7 +104,9 @@ def build_catalogue(
     origins: Origins,
     available_from: str = DEFAULT_AVAILABLE_FROM,
 ) -> tuple[pa.Table, pa.Table]:
-    """Return the catalogue and the rejected rows; of equal keys the first row is kept.
+    """Return the catalogue, with `origin`, and the rejected rows.
+
+    Of equal keys the first row is kept.
 
     Args:
         table: all rows of the items, with `origin`; without `category` that of each item is null.
@@ -130,6 +133,7 @@ def build_catalogue(
     if available_from in kept.column_names:
         columns["available_day"] = _days(kept.column(available_from))
     catalogue = pa.table(columns).cast(_LARGE_CATALOGUE)
+    catalogue = catalogue.append_column(ORIGIN, kept.column(ORIGIN))
     return catalogue, reject_table(origins, table, codes, REASONS)
 
 

@@ -15,36 +15,22 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import ray
 
 from crossrec.config import Config
-from crossrec.data import tasks
-from crossrec.data.events import EVENT_COLUMNS, TimeLimits
+from crossrec.data import images, tasks
+from crossrec.data.columns import check_columns, check_values, read_all_footers, wanted_values
+from crossrec.data.events import TimeLimits
 from crossrec.data.histories import FORMAT, SUMMARY
-from crossrec.data.inputs import (
-    CHUNK_ROWS,
-    Footer,
-    Input,
-    check_column,
-    plan_chunks,
-    read_footers,
-)
-from crossrec.data.items import (
-    CATEGORY,
-    check_available_from,
-    check_item_columns,
-    has_category,
-    wanted_columns,
-)
+from crossrec.data.inputs import CHUNK_ROWS, Footer, Input, plan_chunks
 from crossrec.data.pins import Pins, pin_inputs, unpin_inputs
 from crossrec.data.rejects import Origins, bad_share, check_share
 from crossrec.data.summary import EPOCH, reasons_of, summarise
 from crossrec.errors import ConfigError, InputError, explain
 from crossrec.runlog import log, stage
-from crossrec.schema import RATING, US_PER_DAY, USER_ID, WEIGHT
+from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 
 RECORD = "prepare.json"
@@ -99,14 +85,9 @@ def input_digest(config: Config, inputs: Mapping[str, Input]) -> str:
     as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
     data = config.data
     settings: list[Any] = [FORMAT, data.text_columns, as_of, data.buckets, data.available_from]
-    settings.append(wanted_values(config))
+    settings += [wanted_values(config), config.model.image_backbone is not None]
     text = json.dumps([files, settings], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def wanted_values(config: Config) -> list[str]:
-    """Return the columns of schema.EVENT_VALUES to read where events have them."""
-    return [RATING, WEIGHT] if config.train.objective == "mse" else [WEIGHT]
 
 
 def to_microseconds(moment: dt.datetime) -> int:
@@ -122,16 +103,10 @@ def to_microseconds(moment: dt.datetime) -> int:
 
 def _prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str, Any]:
     inputs = pins.inputs
-    footers = {
-        "events": read_footers(inputs["events"], [*EVENT_COLUMNS, *wanted_values(config)]),
-        "items": read_footers(
-            inputs["items"], wanted_columns(config.data.text_columns, config.data.available_from)
-        ),
-    }
-    if "users" in inputs:
-        footers["users"] = read_footers(inputs["users"], [USER_ID])
-    columns = _check_columns(config, inputs, footers)
-    store.delete(f"{folder}/rejects")
+    footers = read_all_footers(config, inputs)
+    columns = check_columns(config, inputs, footers)
+    for left in ("rejects", "images"):
+        store.delete(f"{folder}/{left}")
     as_of = None if config.data.as_of is None else to_microseconds(config.data.as_of)
     job = tasks.Job(
         store,
@@ -141,7 +116,8 @@ def _prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str,
         {name: Origins.of(source, footers[name]) for name, source in inputs.items()},
         TimeLimits(to_microseconds(pins.now) + US_PER_DAY, as_of),
         config.data.available_from,
-        _check_values(config, inputs["events"], footers["events"]),
+        check_values(config, inputs["events"], footers["events"]),
+        config.model.image_backbone is not None,
     )
     shared = ray.put(job)
     index, items = _write_catalogue(shared, footers["items"], columns)
@@ -153,6 +129,7 @@ def _prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str,
     found = _group(shared, index, pieces, job.buckets, accepted)
     summary = {"digest": folder.rpartition("/")[2], **summarise(job, footers, items, chunks, found)}
     summary["values"] = list(job.values)
+    summary["images"] = _keep_images(shared, job, footers["items"], int(items.starts[-1]))
     store.write_json(f"{folder}/{SUMMARY}", summary)
     store.delete(f"{folder}/pieces")
     _copy_rejects(store, folder, config.run_id)
@@ -168,44 +145,6 @@ def count_buckets(rows: int) -> int:
     return min(max(MIN_BUCKETS, math.ceil(rows / ROWS_PER_BUCKET)), MAX_BUCKETS)
 
 
-def _check_columns(
-    config: Config, inputs: Mapping[str, Input], footers: Mapping[str, Sequence[Footer]]
-) -> tuple[list[str], tuple[str, ...]]:
-    """Check all columns; return those of items to read, and those that make up the text."""
-    for name, kind in EVENT_COLUMNS.items():
-        check_column(inputs["events"], footers["events"], name, kind)
-    if "users" in inputs:
-        check_column(inputs["users"], footers["users"], USER_ID, "string")
-    texts = check_item_columns(inputs["items"], footers["items"], config.data.text_columns)
-    available_from = config.data.available_from
-    check_available_from(inputs["items"], footers["items"], available_from)
-    columns = wanted_columns(texts, available_from)
-    if not has_category(footers["items"]):
-        columns.remove(CATEGORY)
-    return columns, texts
-
-
-def _check_values(config: Config, events: Input, footers: Sequence[Footer]) -> tuple[str, ...]:
-    """Return the columns of schema.EVENT_VALUES that are wanted and there.
-
-    Raises:
-        InputError: one holds no numbers, or the objective needs one that no file has.
-    """
-    found = []
-    for name in wanted_values(config):
-        holders = [
-            pair for pair in zip(events.files, footers, strict=True) if name in pair[1].types
-        ]
-        files = tuple(file for file, _ in holders)
-        check_column(replace(events, files=files), [own for _, own in holders], name, "number")
-        found += [name] if holders else []
-    if config.train.objective == "mse" and RATING not in found:
-        expected = f"a column {RATING} of numbers, for train.objective=mse"
-        mend = "add the column, or choose another train.objective"
-        raise InputError(explain(f"data.events={config.data.events}", expected, "none", mend))
-    return tuple(found)
-
-
 def _write_catalogue(
     job: Any, footers: Sequence[Footer], columns: tuple[list[str], tuple[str, ...]]
 ) -> tuple[Any, tasks.CatalogueCounts]:
@@ -215,6 +154,19 @@ def _write_catalogue(
     references: Any = write.remote(job, chunk, *columns)
     with tasks.plain_errors():
         return references[0], ray.get(references[1])
+
+
+def _keep_images(
+    shared: Any, job: tasks.Job, footers: Sequence[Footer], items: int
+) -> dict[str, int] | None:
+    if not job.with_images:
+        return None
+    chunks = enumerate(plan_chunks(footers, images.CHUNK_ROWS))
+    calls = [(shared, number, chunk) for number, chunk in chunks]
+    counts = list(tasks.run_tasks(images.store_images, calls, "chunks of images"))
+    found = images.summarise_images(counts, items)
+    log.info("prepare: images %s", ", ".join(f"{name} {n:,}" for name, n in found.items()))
+    return found
 
 
 def _split(

@@ -32,7 +32,8 @@ from crossrec.data.events import (
 from crossrec.data.grouping import group_users
 from crossrec.data.hashing import Array, buckets_of
 from crossrec.data.histories import activity_path, catalogue_path, histories_path
-from crossrec.data.inputs import Input, Segment, read_chunk
+from crossrec.data.images import item_places, origins_path
+from crossrec.data.inputs import ORIGIN, Input, Segment, read_chunk
 from crossrec.data.items import build_catalogue, domain_ranges
 from crossrec.data.pieces import encode_piece, read_buckets
 from crossrec.data.rejects import DUPLICATE, Origins, count_reasons, reject_table
@@ -51,7 +52,7 @@ class Job:
     """What the tasks share; inputs and origins are by table.
 
     available_from: column of items with the day from which they can be had. values: columns of
-    schema.EVENT_VALUES that events are read with.
+    schema.EVENT_VALUES that events are read with. with_images: whether those of items are kept.
     """
 
     store: Store
@@ -62,6 +63,7 @@ class Job:
     limits: TimeLimits
     available_from: str
     values: tuple[str, ...] = ()
+    with_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ def write_catalogue(
     if len(rejects):
         job.store.write_parquet(f"{job.folder}/rejects/items.parquet", rejects)
     domains, starts = domain_ranges(catalogue)
+    if job.with_images:
+        job.store.write_parquet(origins_path(job.folder), item_places(catalogue, starts))
+    catalogue = catalogue.drop_columns(ORIGIN)
     for domain, (start, stop) in zip(domains, itertools.pairwise(starts.tolist()), strict=True):
         parts = [
             catalogue.slice(first, min(CAST_ROWS, stop - first)).cast(CATALOGUE)

@@ -8,13 +8,14 @@ training
 models/<model_id>/README.md, checksums.json, metrics.json   beside a published one
 models/<model_id>/backbone/           the text backbone, as transformers reads it; bottleneck
 adapters, which transformers does not know, lie beside its weights
+models/<model_id>/image_backbone/     the model of images, where there is one
 
 model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,11 @@ from crossrec.config import ModelConfig
 from crossrec.errors import CrossrecError, explain
 from crossrec.model.adapters import merged, put_bottlenecks, take_bottlenecks
 from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
+from crossrec.model.fetch import Pin
 from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.recommender import Recommender
-from crossrec.model.weights import BackboneFolder, copy_folder
+from crossrec.model.vision import VisionBackbone, vision_digest
+from crossrec.model.weights import BackboneFolder, locate_weights
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
@@ -71,7 +74,11 @@ class Model:
 
 
 def save_model(
-    store: Store, folder: str, model: Model, backbone: TextBackbone | BackboneFolder
+    store: Store,
+    folder: str,
+    model: Model,
+    backbone: TextBackbone | BackboneFolder,
+    vision: VisionBackbone | BackboneFolder | None = None,
 ) -> dict[str, Any]:
     """Write a model folder; `config.json` comes last, so that a folder with it is whole."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,11 +99,13 @@ def save_model(
         f"{folder}/model.safetensors", tensors_to_bytes(model.recommender.state_dict())
     )
     store.write_parquet(f"{folder}/items.parquet", model.items)
+    image_digest = None if vision is None else _save_vision(store, folder, vision)
     config = {
         "format": FORMAT,
         "settings": model.settings.model_dump(mode="json"),
-        "text_width": backbone.width,
+        "text_width": model.recommender.adaptor.in_features,
         "text_digest": digest,
+        "image_digest": image_digest,
         "pooling": backbone.pooling,
         "items": model.items.num_rows,
         "ratings": model.recommender.rating is not None,
@@ -105,6 +114,20 @@ def save_model(
     }
     store.write_json(f"{folder}/config.json", config)
     return config
+
+
+def _save_vision(store: Store, folder: str, vision: VisionBackbone | BackboneFolder) -> str:
+    """Write the model of images; return what names its vectors."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if isinstance(vision, BackboneFolder):
+            files, digest = vision.files, vision.digest
+        else:
+            vision.model.save_pretrained(scratch)
+            vision.processor.save_pretrained(scratch)
+            files, digest = sorted(Path(scratch).iterdir()), vision_digest(vision)
+        for path in files:
+            store.write_bytes(f"{folder}/image_backbone/{path.name}", path.read_bytes())
+    return digest
 
 
 def load_model(store: Store, folder: str) -> Model:
@@ -133,16 +156,17 @@ def load_model(store: Store, folder: str) -> Model:
     )
 
 
-def load_model_backbone(store: Store, folder: str, settings: ModelConfig) -> TextBackbone:
-    """Read the backbone that a model folder carries."""
-    with tempfile.TemporaryDirectory() as scratch:
-        copy_folder(store, f"{folder}/backbone", Path(scratch))
-        pooling = store.read_json(f"{folder}/config.json").get("pooling", settings.pooling)
-        backbone = load_backbone(scratch, settings.text_tokens, settings.trust_remote_code, pooling)
-        adapters = Path(scratch) / BOTTLENECKS
-        if adapters.exists():
-            put_bottlenecks(backbone.model, tensors_from_bytes(adapters.read_bytes()))
-        return backbone
+def load_model_backbone(
+    store: Store, folder: str, settings: ModelConfig, pins: Sequence[Pin] = ()
+) -> TextBackbone:
+    """Read the backbone that a model folder carries; `pins` as in `locate_weights`."""
+    place = locate_weights(store.uri(f"{folder}/backbone"), store.options, folder, pins)
+    pooling = store.read_json(f"{folder}/config.json").get("pooling", settings.pooling)
+    backbone = load_backbone(place, settings.text_tokens, settings.trust_remote_code, pooling)
+    adapters = Path(place) / BOTTLENECKS
+    if adapters.exists():
+        put_bottlenecks(backbone.model, tensors_from_bytes(adapters.read_bytes()))
+    return backbone
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:

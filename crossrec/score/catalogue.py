@@ -24,7 +24,7 @@ from crossrec.data.cooccurrence import KINDS, count_neighbours
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Activity, before, load_activity, sample_histories
-from crossrec.encode import BackboneSource, encode_catalogue, read_vectors
+from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import (
     load_fusions,
     load_model,
@@ -34,8 +34,10 @@ from crossrec.model.checkpoint import (
 from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.overlap import NeighbourTable
+from crossrec.model.source import BackboneSource
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
+from crossrec.vectorcache import read_vectors
 
 NIGHT = ("model",)
 WINDOWS_DAYS = {"popularity_all": None, "popularity_30d": 30, "popularity_7d": 7}

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from crossrec.config import Config, ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared
-from crossrec.encode import BackboneSource
 from crossrec.model.adapt import LanguageLoss, PairLoss, language_kind
 from crossrec.model.backbone import TextBackbone
+from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.train.epoch import autocast, memory, sum_over_workers, world_size
@@ -75,9 +75,9 @@ def check_adapt(config: Config, store: Store) -> None:
         return
     from transformers import AutoConfig
 
-    with BackboneSource(store, config.model).located() as place:
-        trusted = config.model.trust_remote_code
-        language_kind(AutoConfig.from_pretrained(place, trust_remote_code=trusted))
+    place = BackboneSource(store, config.model).locate()
+    trusted = config.model.trust_remote_code
+    language_kind(AutoConfig.from_pretrained(place, trust_remote_code=trusted))
 
 
 def adapt(
@@ -97,7 +97,7 @@ def adapt(
     """
     if config.train.adapt == "none":
         return config.model, []
-    source = BackboneSource(store, config.model)
+    source = BackboneSource(store, config.model).pinned(config.run_id)
     name = _digest(config, source, prepared, known_before)
     target = f"cache/backbones/{name}"
     if not store.exists(f"{target}.json"):
@@ -151,8 +151,8 @@ def build_adapt(job: AdaptJob, device: torch.device) -> AdaptTask:
     backbone = job.source.load()
     loss: nn.Module = PairLoss(backbone)
     if job.train.adapt == "mlm":
-        with job.source.located() as place:
-            loss = LanguageLoss(backbone, place, job.source.settings.trust_remote_code)
+        trusted = job.source.settings.trust_remote_code
+        loss = LanguageLoss(backbone, job.source.locate(), trusted)
     if job.train.gradient_checkpointing:
         backbone.checkpoint_activations()
     loss = loss.to(device).train()

@@ -54,12 +54,11 @@ def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress)
     facts = phase.notes | {
         "seed": job.seed,
         "backbone": job.model.backbone,
+        "image_backbone": job.model.image_backbone,
         "known_before_day": job.known_before,
         "valid_ndcg@10": chosen.best_ndcg,
     }
     model = Model(job.model, task.loss.recommender, task.items, domains, facts)
-    if task.texts is not None:
-        save_model(job.store, phase.folder, model, task.texts.backbone)
-        return
-    with job.source.untrained(task.vectors_IT.shape[1]) as backbone:
-        save_model(job.store, phase.folder, model, backbone)
+    learned = task.learning_backbone
+    texts = learned or job.source.untrained()
+    save_model(job.store, phase.folder, model, texts, job.source.vision())

@@ -23,10 +23,11 @@ from crossrec.config import TrainConfig
 from crossrec.data.histories import Prepared
 from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Activity, Histories, load_activity, sample_histories
-from crossrec.encode import BackboneSource, encode_catalogue
+from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import load_model, save_fusions
 from crossrec.model.fusion import Fusion, Shortlists, fit, fit_sequence, join
 from crossrec.model.objectives import Objective
+from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.train.link import describe_links, learn_link

@@ -22,10 +22,11 @@ from typing import Any
 from crossrec.config import Config
 from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.stream import stream_histories
-from crossrec.encode import BackboneSource, encode_catalogue
+from crossrec.encode import encode_catalogue
 from crossrec.errors import ConfigError, UserError, explain
 from crossrec.model.integrity import write_checksums
 from crossrec.model.objectives import Objective
+from crossrec.model.source import BackboneSource
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
@@ -184,7 +185,8 @@ def plan_training(config: Config, store: Store, prepared: Prepared, folders: Fol
         backbone, adapt_curve = adapt(config, store, known, valid, folders.checkpoints)
 
     def texts_of(start: Start | None) -> dict[str, Any]:
-        source = BackboneSource(store, backbone, start.folder if start else None)
+        folder = start.folder if start else None
+        source = BackboneSource(store, backbone, folder).pinned(config.run_id)
         vectors = encode_catalogue(store, prepared, source)
         return {"source": source, "vectors": vectors, "start": start}
 

@@ -16,7 +16,6 @@ from crossrec.data.cooccurrence import KINDS, count_neighbours
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.itemstate import EventStates, states_on_day
 from crossrec.data.replay import Activity, Histories, before, new_events, select_users
-from crossrec.encode import read_vectors
 from crossrec.model.checkpoint import Model, load_model
 from crossrec.model.inference import (
     ItemState,
@@ -27,6 +26,7 @@ from crossrec.model.inference import (
 )
 from crossrec.model.overlap import NeighbourTable
 from crossrec.storage import Store
+from crossrec.vectorcache import read_vectors
 
 SCORES_A_BLOCK = 2**21
 """Users of a block times items of the domain; a dozen matrices of 8 MB are held."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.replay import Activity, before, load_activity, sample_histories
-from crossrec.encode import BackboneSource, read_vectors
 from crossrec.model.adapters import (
     adapter_penalty,
     depths,
@@ -32,10 +31,12 @@ from crossrec.model.inference import ItemState, item_state
 from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targets
 from crossrec.model.rating import RatingLoss, fit_scale
 from crossrec.model.recommender import HistoryBatch, Recommender
+from crossrec.model.source import BackboneSource
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 from crossrec.train.continued import Anchor, Start
 from crossrec.train.optimize import build_optimizer, set_rates
+from crossrec.vectorcache import read_vectors
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class TrainJob:
     known_before: events of this day and later are not trained on. start: a model to go on from, on
     events that it has not seen; earlier: (start, stop) days of the hold-out beside which that model
     was judged. valid: (start, stop) days of the
-    validation slice; None trains all epochs and keeps the last. vectors: folder of text vectors of
-    the backbone before training.
+    validation slice; None trains all epochs and keeps the last. vectors: folder of the items'
+    vectors before training: of their texts, and of their images where there are any.
     """
 
     store: Store
@@ -74,23 +75,35 @@ class TrainJob:
 
 
 class LearningTexts(nn.Module):
-    """Text vectors through a backbone that learns: each call encodes anew, with gradients."""
+    """Text vectors through a backbone that learns: each call encodes anew, with gradients.
 
-    def __init__(self, backbone: TextBackbone, texts: list[str]) -> None:
+    images_IV: vectors of the items' images, which stay as they are and are put beside the texts'.
+    """
+
+    def __init__(
+        self, backbone: TextBackbone, texts: list[str], images_IV: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.texts = texts
+        self.images_IV = torch.zeros(len(texts), 0) if images_IV is None else images_IV
         self.tokens_read = 0
 
     def forward(self, rows_U: Tensor) -> Tensor:
-        """Return the text vectors (U, T) of catalogue rows; zero where there is no text."""
+        """Return the vectors (U, T) of catalogue rows; zero where there is no text, or image."""
         texts = [self.texts[row] for row in rows_U.tolist()]
         tokens = {
             name: part.to(rows_U.device) for name, part in self.backbone.tokenize(texts).items()
         }
         self.tokens_read += tokens["input_ids"].numel()
         has_text_U1 = torch.tensor([[bool(text)] for text in texts], device=rows_U.device)
-        return torch.where(has_text_U1, self.backbone(**tokens), 0.0)
+        texts_UT = torch.where(has_text_U1, self.backbone(**tokens), 0.0)
+        return torch.cat([texts_UT, self.images_IV[rows_U].to(texts_UT)], 1)
+
+    def whole(self) -> Tensor:
+        """Return the vectors (I, T) of all items, without gradients."""
+        texts_IT = torch.from_numpy(encode_texts(self.backbone, self.texts))
+        return torch.cat([texts_IT.to(self.images_IV), self.images_IV], 1)
 
 
 @dataclass
@@ -148,11 +161,7 @@ class Task:
     def item_state(self) -> ItemState:
         """Return the vectors of the whole catalogue under the current weights."""
         self.loss.eval()
-        vectors_IT = self.vectors_IT
-        if self.texts is not None:
-            vectors_IT = torch.from_numpy(encode_texts(self.texts.backbone, self.texts.texts)).to(
-                self.device
-            )
+        vectors_IT = self.vectors_IT if self.texts is None else self.texts.whole().to(self.device)
         return item_state(
             self.loss.recommender, vectors_IT, self.loss.items.ids_I, self.loss.items.counts_I
         )
@@ -194,7 +203,9 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         carry_over(recommender, items, names, load_model(job.store, job.start.folder))
     texts, learning = None, {}
     if job.model.backbone_learns:
-        texts = LearningTexts(job.source.load(), catalogue["text"].to_pylist())
+        backbone = job.source.load()
+        images_IV = vectors_IT[:, backbone.width :]
+        texts = LearningTexts(backbone, catalogue["text"].to_pylist(), images_IV)
         learning = _let_learn(texts.backbone, job)
     table = ItemTable(
         torch.from_numpy(np.where(has_id, np.cumsum(has_id) - 1, -1)).to(device),

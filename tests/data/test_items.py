@@ -45,7 +45,8 @@ def test_build_catalogue_sorts_by_the_bytes_of_domain_and_id() -> None:
 
 def test_build_catalogue_has_the_columns_of_the_schema() -> None:
     catalogue, _ = build_catalogue(items(item_id=["1"], domain=["a"]), (), ORIGINS)
-    assert catalogue.cast(CATALOGUE).to_pylist() == [
+    assert catalogue.schema.names == [*CATALOGUE.names, "origin"]
+    assert catalogue.select(CATALOGUE.names).cast(CATALOGUE).to_pylist() == [
         {"domain": "a", "item_id": "1", "text": "", "category": None, "available_day": None}
     ]
 

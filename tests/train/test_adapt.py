@@ -17,8 +17,8 @@ from safetensors.torch import load
 from crossrec.config import Config, TrainConfig
 from crossrec.data.histories import open_prepared
 from crossrec.data.prepare import prepare
-from crossrec.encode import BackboneSource
 from crossrec.errors import ConfigError
+from crossrec.model.source import BackboneSource
 from crossrec.storage import Store
 from crossrec.train import adapt as adapting
 from crossrec.train import material

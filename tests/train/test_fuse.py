@@ -78,7 +78,7 @@ def store(tmp_path: Path) -> Store:
     items = pa.table({"domain": ["shop"], "item_id": ["a"], "events": [1]})
     model = Model(settings, Recommender(settings, 8, 1, 2), items, ("shop", "video"))
     for folder in (SELECTED, REFITTED):
-        save_model(made, folder, model, BackboneFolder(tmp_path / "none", 8, "digest"))
+        save_model(made, folder, model, BackboneFolder(tmp_path / "none", "digest"))
     return made
 
 

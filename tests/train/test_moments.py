@@ -12,7 +12,6 @@ from crossrec.config import ModelConfig
 from crossrec.data.histories import DomainRange, Prepared, catalogue_path
 from crossrec.data.itemstate import EventStates, states_on_day
 from crossrec.data.replay import Histories, before, select_users
-from crossrec.encode import read_vectors
 from crossrec.model.checkpoint import Model, load_model, save_model
 from crossrec.model.fusion import PARTS, Shortlists
 from crossrec.model.inference import item_state, user_state
@@ -23,6 +22,7 @@ from crossrec.storage import Store
 from crossrec.train import moments, shortlists
 from crossrec.train.moments import GatherJob, Moment
 from crossrec.train.shortlists import SHORTLIST, gather
+from crossrec.vectorcache import read_vectors
 from tests.small import Event, activity_of, histories, random_users
 
 SHOP, VIDEO = DomainRange("shop", 0, 6, 0), DomainRange("video", 6, 10, 0)
@@ -54,7 +54,7 @@ def job(tmp_path: Path) -> GatherJob:
         recommender = Recommender(settings, WIDTH, ITEMS, 2).eval()
     recommender.start_from(texts)
     model = Model(settings, recommender, pa.Table.from_pylist(rows), ("shop", "video"))
-    save_model(store, "models/m", model, BackboneFolder(tmp_path / "none", WIDTH, "digest"))
+    save_model(store, "models/m", model, BackboneFolder(tmp_path / "none", "digest"))
     prepared = Prepared("prepared/x", "x", DOMAINS, 1, 0, 0, ITEMS, 0)
     return GatherJob(store, prepared, "models/m", "vectors", pairs=100, seed=17)
 

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,11 +10,13 @@ import torch
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import DomainRange, Prepared, activity_path, catalogue_path
-from crossrec.encode import BackboneSource
+from crossrec.errors import ConfigError
 from crossrec.model.backbone import encode_texts, load_backbone, weights_digest
 from crossrec.model.checkpoint import Model, save_model
 from crossrec.model.objectives import Targets
 from crossrec.model.recommender import HistoryBatch
+from crossrec.model.source import BackboneSource
+from crossrec.model.vision import encode_images, load_vision, vision_digest
 from crossrec.model.weights import BackboneFolder
 from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
 from crossrec.storage import Store
@@ -25,6 +28,7 @@ from crossrec.train.task import (
     build_task,
     idle_batch,
 )
+from tests.pictures import make_vit, picture
 
 TEXTS = {"shop": ["tea", "", "green tea"], "video": ["space", "deep space"]}
 DOMAINS = (DomainRange("shop", 0, 3, 5), DomainRange("video", 3, 5, 5))
@@ -211,7 +215,7 @@ def test_task_with_a_start_has_its_weights(tmp_path: Path, tiny_backbone: str) -
     torch.nn.init.normal_(earlier.loss.recommender.id_embedding.weight)
     domains = tuple(domain.name for domain in DOMAINS)
     model = Model(job.model, earlier.loss.recommender, earlier.items, domains)
-    save_model(job.store, "models/earlier", model, BackboneFolder(Path(tiny_backbone), 32, "x"))
+    save_model(job.store, "models/earlier", model, BackboneFolder(Path(tiny_backbone), "x"))
     task = build_task(replace(job, start=Start("models/earlier", 3)), CPU)
     fresh, expected = build_task(job, CPU), earlier.loss.recommender.state_dict()
     assert all(part.equal(expected[n]) for n, part in task.loss.recommender.state_dict().items())
@@ -229,8 +233,7 @@ def test_a_frozen_backbone_goes_on_as_the_start_has_it(tmp_path: Path, tiny_back
     model = Model(job.model, task.loss.recommender, task.items, ("shop", "video"))
     adapted = save_model(job.store, "models/adapted", model, backbone)
     source = replace(job.source, model_folder="models/adapted")
-    with source.untrained(backbone.width) as found:
-        published = save_model(job.store, "models/next", model, found)
+    published = save_model(job.store, "models/next", model, source.untrained())
     assert published == adapted
     names = job.store.list("models/adapted/backbone")
     assert "model.safetensors" in names
@@ -241,3 +244,66 @@ def test_a_frozen_backbone_goes_on_as_the_start_has_it(tmp_path: Path, tiny_back
             for folder in ("adapted", "next")
         )
         assert before == after
+
+
+def with_images(job: TrainJob, folder: Path) -> TrainJob:
+    """The same items; those of rows 0, 1 and 3 have images, of width 16."""
+    vit = make_vit(folder / "vit")
+    settings = job.model.model_copy(update={"image_backbone": vit})
+    images = np.zeros((5, 16), np.float32)
+    images[[0, 1, 3]] = encode_images(
+        load_vision(vit), [picture((90 * n, 9, 99)) for n in range(3)]
+    )
+    for domain in DOMAINS:
+        path = folder / "vectors" / f"{domain_folder(domain.name)}.npy"
+        np.save(path, np.concatenate([np.load(path), images[domain.start : domain.stop]], 1))
+    return replace(job, model=settings, source=BackboneSource(job.store, settings))
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_images_stay_beside_texts_whatever_learns(
+    tmp_path: Path, tiny_backbone: str, trainable: Trainable
+) -> None:
+    job = with_images(make_job(tmp_path, tiny_backbone, trainable), tmp_path)
+    task = build_task(job, CPU)
+    rows = torch.arange(5)
+    before = task.loss.text_of(rows).detach().clone()
+    torch.testing.assert_close(before, task.vectors_IT)
+    assert before.shape == (5, 32 + 16)
+    adaptor = task.loss.recommender.adaptor.weight.detach().clone()
+    take_step(task)
+    after = task.loss.text_of(rows).detach()
+    assert after[:, 32:].equal(before[:, 32:])
+    assert after[:, :32].equal(before[:, :32]) == (trainable == "head")
+    # What is made of images is learned.
+    assert not task.loss.recommender.adaptor.weight[:, 32:].equal(adaptor[:, 32:])
+    # Row 1 has an image and no text.
+    blind = task.item_state().vectors_IW[1].clone()
+    task.vectors_IT[1] = 0
+    if task.texts is not None:
+        task.texts.images_IV[1] = 0
+    assert not task.item_state().vectors_IW[1].equal(blind)
+
+
+def test_a_model_folder_carries_the_model_of_images(tmp_path: Path, tiny_backbone: str) -> None:
+    job = with_images(make_job(tmp_path, tiny_backbone), tmp_path)
+    task = build_task(job, CPU)
+    model = Model(job.model, task.loss.recommender, task.items, ("shop", "video"))
+    said = save_model(job.store, "models/m", model, job.source.untrained(), job.source.vision())
+    assert said["settings"]["image_backbone"] == job.model.image_backbone
+    assert said["image_digest"] == job.source.image_digest()
+    kept = BackboneSource(job.store, job.model, "models/m")
+    shutil.rmtree(str(job.model.image_backbone))
+    data = [picture((10, 200, 30))]
+    assert encode_images(kept.load_vision(), data).any()
+    assert kept.image_digest() == said["image_digest"]
+    # Loaded, as one from the hub is, it is written out as it was.
+    again = save_model(job.store, "models/n", model, kept.untrained(), kept.load_vision())
+    other = BackboneSource(job.store, job.model, "models/n")
+    np.testing.assert_array_equal(
+        encode_images(other.load_vision(), data), encode_images(kept.load_vision(), data)
+    )
+    assert again["image_digest"] == vision_digest(other.load_vision())
+    without = ModelConfig(backbone=tiny_backbone)
+    with pytest.raises(ConfigError, match=r"as trained, found none; set model\.image_backbone="):
+        BackboneSource(job.store, without, "models/m").pinned()
