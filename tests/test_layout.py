@@ -14,7 +14,7 @@ ALL_CODE = [*MODULES, *sorted((ROOT / "jobs").rglob("*.py"))]
 STORAGE = {"storage", "storage_errors", "disk", "s3"}
 """Where files are read and written: the first is what others use, the others are behind it."""
 
-CONFIG = {"config", "config_training", "configfile"}
+CONFIG = {"config", "config_training", "config_tune", "configfile"}
 GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
 EVERY_STAGE = {"data", "model", "encode", "train", "score", "evaluate", "study", "publish"}
 
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "score": {"data", "model", "encode"},
     "evaluate": {"data", "model", "encode", "score"},
     "study": {"data", "train", "score", "evaluate"},
+    "tune": {"data", "encode", "train"},
     "retention": set[str](),
     "publish": {"retention"},
     "job": {"data"},
