@@ -70,13 +70,14 @@ class TuneConfig(Section):
 
 
 def _check_key(key: str) -> None:
-    section, _, name = key.partition(".")
-    if section not in SECTIONS:
+    section, dot, name = key.partition(".")
+    if section not in SECTIONS or not dot:
         raise ValueError(f"keys of model and train, as train.learning_rate, not {key}")
     known = SECTIONS[section].model_fields
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
-        raise ValueError(f"known keys, not {key}" + (f"; did you mean {close[0]}?" * len(close)))
+        mend = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"known keys, not {key}{mend}")
     if key in COMPARED_BY:
         raise ValueError(f"no {key}: trials are compared by it")
     if key in ONE_A_RUN:

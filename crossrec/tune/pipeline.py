@@ -55,6 +55,8 @@ TRIAL_BYTES = 256 * 2**20
 of a CPU would be missing beside workers that hold all but one."""
 
 TUNE_ENVIRONMENT = {
+    # The old output can be silent; the new one prints failures to stdout, whatever `verbose` says.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Tables of results in its folder: nobody reads them.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl-C ends the job at once, as it does the other jobs: what counts is stored.
@@ -185,6 +187,8 @@ def _search(
                 name="search",
                 storage_path=scratch,
                 verbose=0,
+                # The training inside keeps its own.
+                checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[TellTrials({name: plan.parameters for name, plan in plans.items()})],
             ),
         )
