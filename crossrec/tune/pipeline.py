@@ -82,7 +82,7 @@ def tune(config: Config, store: Store) -> dict[str, Any]:
     folder = f"runs/{config.run_id}/tune"
     measure = measure_name(trials[0].config.train)
     with stage("tune") as facts:
-        records = _read_records(store, folder, trials, prepared)
+        records = read_records(store, folder, trials, prepared)
         over = [record for record in records if record.is_over]
         for record in over:
             log.info("tune: %s", say_record(record, measure))
@@ -92,7 +92,7 @@ def tune(config: Config, store: Store) -> dict[str, Any]:
             plans = {trial.name: plan_trial(trial, store, prepared, runs_at_once) for trial in left}
             scheduler = make_scheduler(config, trials, over, measure)
             error = _search(plans, scheduler, runs_at_once)
-        records = _read_records(store, folder, trials, prepared)
+        records = read_records(store, folder, trials, prepared)
         best = best_trial(records, measure)
         if best is None:
             mend = "mend it and rerun: it continues"
@@ -109,7 +109,7 @@ def tune(config: Config, store: Store) -> dict[str, Any]:
     }
 
 
-def _read_records(
+def read_records(
     store: Store, folder: str, trials: Sequence[Trial], prepared: Prepared
 ) -> list[Record]:
     """Return the records of the trials that have begun.
