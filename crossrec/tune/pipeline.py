@@ -13,6 +13,7 @@ same command does what is missing: Ray Tune's own state is not used, since it wo
 store's filesystem, credentials included. What Ray Tune must write goes to a temporary folder.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -171,6 +172,8 @@ def _search(
     """Run trials until each has ended, was stopped or failed; return the first error of these."""
     for name, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Warns that it finds no tables of results.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     trainable = ray.tune.with_resources(
         # In Ray's memory, so that no file of Ray Tune has the store's options.
         ray.tune.with_parameters(TrainTrial, plans=dict(plans)),
