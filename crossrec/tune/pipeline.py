@@ -39,6 +39,7 @@ from crossrec.train.workers import Run, scale_workers
 from crossrec.tune.records import (
     FAILED,
     FINISHED,
+    SELECTED,
     STOPPED,
     Record,
     best_epoch,
@@ -46,6 +47,7 @@ from crossrec.tune.records import (
     best_value,
     measure_name,
     read_record,
+    remove_weights,
 )
 from crossrec.tune.report import TellTrials, say_record
 from crossrec.tune.space import Trial, draw_trials
@@ -94,6 +96,9 @@ def tune(config: Config, store: Store) -> dict[str, Any]:
             scheduler = make_scheduler(config, trials, over, measure)
             error = _search(plans, scheduler, runs_at_once)
         records = read_records(store, folder, trials, prepared)
+        for record in records:
+            # A trial that was killed as it ended could not.
+            remove_weights(store, f"{folder}/{record.trial}")
         best = best_trial(records, measure)
         if best is None:
             mend = "mend it and rerun: it continues"
@@ -135,7 +140,7 @@ def plan_trial(trial: Trial, store: Store, prepared: Prepared, runs_at_once: int
     """Return what a trial trains; texts are encoded once for all that read them alike."""
     config, folder = trial.config, f"runs/{trial.config.run_id}/tune/{trial.name}"
     # Without a folder for a refit: the phase that looks at the validation slice is all there is.
-    plan = plan_training(config, store, prepared, Folders(folder, f"{folder}/selected"))
+    plan = plan_training(config, store, prepared, Folders(folder, f"{folder}/{SELECTED}"))
     workers = config.train.num_workers
     run = Run(store, folder, training_digest(config, prepared), workers, runs_at_once)
     return TrialPlan(folder, plan, run, trial.parameters, measure_name(config.train))
@@ -192,7 +197,7 @@ def _search(
                 verbose=0,
                 # The training inside keeps its own.
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[TellTrials({name: plan.parameters for name, plan in plans.items()})],
+                callbacks=[TellTrials(plans)],
             ),
         )
         errors: Sequence[Exception] = tuner.fit().errors

@@ -17,6 +17,9 @@ from crossrec.config import TrainConfig
 from crossrec.storage import Store
 from crossrec.train.validate import RMSE
 
+SELECTED = "selected"
+"""Where in a trial's folder its model lies while it is not over."""
+
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
 
@@ -57,6 +60,21 @@ def read_record(store: Store, folder: str) -> Record | None:
 def write_record(store: Store, folder: str, record: Record) -> None:
     """Store a trial's record."""
     store.write_json(record_path(folder), asdict(record))
+
+
+def mark_stopped(store: Store, folder: str) -> None:
+    """Note that a trial was stopped for good."""
+    record = Record(**store.read_json(record_path(folder)))
+    record.state = STOPPED
+    write_record(store, folder, record)
+
+
+def remove_weights(store: Store, folder: str) -> None:
+    """Remove checkpoints and model of a trial that is over: its record is what stays."""
+    record = read_record(store, folder)
+    if record is not None and record.is_over:
+        for name in (record.digest, SELECTED):
+            store.delete(f"{folder}/{name}")
 
 
 def measure_name(train: TrainConfig) -> str:

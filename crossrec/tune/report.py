@@ -11,35 +11,42 @@ from typing import Any
 from ray.tune import Callback
 
 from crossrec.runlog import log
-from crossrec.tune.records import Record, best_epoch
+from crossrec.tune.records import Record, best_epoch, mark_stopped
+from crossrec.tune.trial import TrialPlan
 
 
 class TellTrials(Callback):
-    """Ray Tune's callback in the driver.
+    """Ray Tune's callback in the driver, where alone it is known that ASHA has stopped a trial.
 
     Args:
-        parameters: what each trial drew, by its name.
+        plans: of all trials, by name.
     """
 
-    def __init__(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
-        self.parameters = parameters
+    def __init__(self, plans: Mapping[str, TrialPlan]) -> None:
+        self.plans = plans
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune pickles its callbacks into its folder; the plans know the store's options.
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial begins."""
         name = trial.config["trial"]
-        log.info("tune: %s begins, %s", name, say_values(self.parameters[name]))
+        log.info("tune: %s begins, %s", name, say_values(self.plans[name].parameters))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Say how an epoch was."""
-        log.info("tune: %s %s", trial.config["trial"], say_values(result["point"]))
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Say that a trial ended, by itself or by ASHA."""
-        result = trial.last_result
+        """Say how an epoch was; if it was the last, whose decision that is."""
+        name = trial.config["trial"]
+        log.info("tune: %s %s", name, say_values(result["point"]))
+        if not result["done"]:
+            return
+        if not result["is_last"]:
+            plan = self.plans[name]
+            mark_stopped(plan.run.store, plan.folder)
         how = "finished" if result["is_last"] else "stopped"
-        log.info("tune: %s %s after epoch %s", trial.config["trial"], how, result["epoch"])
+        log.info("tune: %s %s after epoch %s", name, how, result["epoch"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial failed."""

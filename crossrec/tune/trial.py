@@ -31,10 +31,10 @@ from crossrec.tune.records import (
     FAILED,
     FINISHED,
     RUNNING,
-    STOPPED,
     Record,
     best_value,
     read_record,
+    remove_weights,
     write_record,
 )
 
@@ -202,9 +202,4 @@ class TrainTrial(tune.Trainable):
         """End the training, and remove the weights of a trial that does not go on."""
         if self.training is not None:
             self.training.stop()
-        if self.record.state == RUNNING:
-            self._write(STOPPED, time.perf_counter())
-        if self.record.is_over:
-            store = self.planned.run.store
-            for folder in (self.planned.run.checkpoints, self.planned.plan.phases[0].folder):
-                store.delete(folder)
+        remove_weights(self.planned.run.store, self.planned.folder)
