@@ -75,11 +75,7 @@ def tune(config: Config, store: Store) -> dict[str, Any]:
     """
     trials = draw_trials(config)
     runs_at_once = min(config.tune.max_concurrent, len(trials))
-    for trial in trials:
-        scale_workers(trial.config.train.num_workers, runs_at_once)
-        BackboneSource(store, trial.config.model).check()
-        check_adapt(trial.config, store)
-        check_tracking(trial.config.train.tracking)
+    _check(trials, store, runs_at_once)
     # That of a trial: whether ratings are read is for the objective to say.
     prepared = open_prepared(store, prepare(trials[0].config, store)["prepared"])
     folder = f"runs/{config.run_id}/tune"
@@ -113,6 +109,15 @@ def tune(config: Config, store: Store) -> dict[str, Any]:
         "records": store.uri(f"{folder}/tune.json"),
         "seconds": facts["seconds"],
     }
+
+
+def _check(trials: Sequence[Trial], store: Store, runs_at_once: int) -> None:
+    """Fail before any work where a trial could not train."""
+    for trial in trials:
+        scale_workers(trial.config.train.num_workers, runs_at_once)
+        BackboneSource(store, trial.config.model).check()
+        check_adapt(trial.config, store)
+        check_tracking(trial.config.train.tracking)
 
 
 def read_records(
