@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from crossrec.config_training import ModelConfig, Section, Share, TrainConfig
+from crossrec.config_tune import TuneConfig
 
 __all__ = [
     "Config",
@@ -21,6 +22,7 @@ __all__ = [
     "ScoreConfig",
     "StorageConfig",
     "TrainConfig",
+    "TuneConfig",
 ]
 
 DEFAULT_TEXT_COLUMNS = ("title", "category", "brand", "description")
@@ -129,6 +131,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     publish: PublishConfig = Field(default_factory=PublishConfig)
+    tune: TuneConfig = Field(default_factory=TuneConfig)
 
     @model_validator(mode="after")
     def _nothing_is_without_effect(self) -> "Config":

@@ -60,17 +60,22 @@ OWN_RAY_ENVIRONMENT = {
 """Set, too, where a job starts a Ray of its own."""
 
 
-def run_job(doc: str | None, function: str) -> NoReturn:
+def run_job(doc: str | None, function: str, check: str | None = None) -> NoReturn:
     """Run a stage, print its JSON summary as the last line of stdout, and exit 0, 1 or 2.
 
     Args:
         doc: what --help says.
         function: "module:function" that takes (config, store) and returns the summary.
+        check: "module:function" that takes the config and raises what is wrong with it, before
+            anything is started or written.
     """
     arguments = _parse(doc)
     start_logging()
     try:
-        print_summary(_run(load_config(arguments.config, arguments.overrides), function))
+        config = load_config(arguments.config, arguments.overrides)
+        if check is not None:
+            _find(check)(config)
+        print_summary(_run(config, function))
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues", 1)
     except Exception as error:
@@ -104,16 +109,18 @@ def _run(config: Config, function: str) -> dict[str, Any]:
 
     store = Store(config.storage.root, config.storage.options)
     store.check_writable()
-    module, _, name = function.partition(":")
     signal.signal(signal.SIGTERM, _interrupt)
     # Around Ray, so that nothing of this job is at work any more once another may begin.
     with hold(store, config.run_id, on_lost=_stop), _ray():
         from crossrec.data.source import resolve_input
 
-        summary = getattr(importlib.import_module(module), name)(
-            resolve_input(config, store), store
-        )
+        summary = _find(function)(resolve_input(config, store), store)
     return {"storage_root": store.root, "run_id": config.run_id, **summary}
+
+
+def _find(function: str) -> Any:
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @contextlib.contextmanager

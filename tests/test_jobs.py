@@ -12,7 +12,7 @@ import yaml
 from tests.nights import DOMAINS, Night, change, published_night
 
 ROOT = Path(__file__).parents[1]
-JOBS = ("prepare", "finetune", "evaluate", "score", "publish", "nightly")
+JOBS = ("prepare", "finetune", "evaluate", "score", "publish", "nightly", "tune")
 
 # Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
 pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
@@ -68,6 +68,25 @@ def test_misspelt_key_is_named(tmp_path: Path) -> None:
     assert "did you mean top_k?" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("{train.learning_rat: [1e-3, 3e-3]}", "did you mean learning_rate?"),
+        ("{model.heads: [3, 5]}", "width must be a multiple of heads"),
+    ],
+)
+def test_search_space_that_cannot_be_is_told_before_any_work(
+    tmp_path: Path, space: str, said: str
+) -> None:
+    arguments = (f"storage.root={tmp_path}/store", f"tune.space={space}", "tune.trials=2")
+    ended = run_job("jobs/configs/tune.yaml", *arguments, job="tune")
+    line = said_of_mistake(ended)
+    assert "tune.space: expected" in line
+    assert said in line
+    assert len(ended.stderr.splitlines()) == 1
+    assert not (tmp_path / "store").exists()
 
 
 def test_missing_config_file_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ ALL_CODE = [*MODULES, *sorted((ROOT / "jobs").rglob("*.py"))]
 STORAGE = {"storage", "storage_errors", "claims", "disk", "s3"}
 """Where files are read and written: the first is what others use, the others are behind it."""
 
-CONFIG = {"config", "config_training", "configfile"}
+CONFIG = {"config", "config_training", "config_tune", "configfile"}
 GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
 ENCODE = {"encode", "encode_images", "vectorcache"}
 EVERY_STAGE = {"data", "model", "encode", "train", "score", "evaluate", "study", "publish"}
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "verify_lists": {"data"},
     "verify": {"data", "verify_lists"},
     "publish": {"current", "lease", "retention", "verify"},
+    "tune": {"data", "train"} | ENCODE,
     "job": {"data", "lease"},
     "nightly": EVERY_STAGE,
     "bench": {"data", "train"},

@@ -145,8 +145,12 @@ def _read_whole(store: Store, folder: str) -> Saved | None:
 def report_epoch(task: Trained, phases: Sequence[Progress], best: bytes | None, rank: int) -> None:
     """Report the newest phase's epoch to Ray Train, rank 0 with a checkpoint; a barrier."""
     progress = phases[-1]
-    metrics: dict[str, Any] = {"phase": progress.phase, "best_epoch": progress.best_epoch}
-    metrics |= progress.curve[-1]
+    metrics: dict[str, Any] = {
+        "phase": progress.phase,
+        "best_epoch": progress.best_epoch,
+        "is_done": progress.is_done,
+        "point": progress.curve[-1],
+    }
     if rank:
         ray.train.report(metrics)
         return

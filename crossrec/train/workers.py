@@ -67,7 +67,7 @@ def run_workers(
         train_loop_config={**config, "folder": run.checkpoints},
         datasets=dict(datasets or {}),
         dataset_config=ray.train.DataConfig(execution_options=options),
-        scaling_config=_scaling(run.workers, run.runs_at_once),
+        scaling_config=scale_workers(run.workers, run.runs_at_once),
         run_config=ray.train.RunConfig(
             name=run.name,
             storage_path=store.full_path(run.folder),
@@ -94,11 +94,14 @@ def run_workers(
     return saved
 
 
-def _scaling(workers: int, runs_at_once: int) -> ray.train.ScalingConfig:
+def scale_workers(workers: int, runs_at_once: int = 1) -> ray.train.ScalingConfig:
     """Give each worker a GPU where the cluster has them, else an equal share of the CPUs.
 
     One CPU in two stays free: Ray Data needs some to stream beside the workers, or nothing moves at
     all.
+
+    Raises:
+        ConfigError: the cluster is too small for so many runs of so many workers.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
