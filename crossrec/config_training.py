@@ -89,8 +89,10 @@ class TrainConfig(Section):
     """Optimizer steps of that phase, 64 texts or pairs of texts each."""
     adapt_learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-5
     """Its peak learning rate."""
-    strategy: Literal["ddp"] = "ddp"
-    """How workers share the model."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How workers share a backbone that learns, or is adapted: each has all of it, or a share of
+    every layer, its gradients and its optimizer's state (FSDP2), for one that a device cannot hold.
+    All else is on every worker."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 8
     """Passes over the histories at most."""
     max_steps: Annotated[int, Field(ge=1)] | None = None

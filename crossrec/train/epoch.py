@@ -25,6 +25,7 @@ from crossrec.model.recommender import HistoryBatch
 from crossrec.schema import RATING, WEIGHT
 from crossrec.train.continued import select_learners
 from crossrec.train.progress import Progress
+from crossrec.train.sharding import average_whole, is_bf16, own_gradients, world_size
 from crossrec.train.task import Task, TrainJob, idle_batch
 from crossrec.train.tracking import Tracker
 
@@ -163,26 +164,21 @@ def add_gradients(
     for number, (batch, targets) in enumerate(parts, 1):
         # Workers exchange gradients once, with the last part.
         is_last = number == len(parts)
-        hold = contextlib.nullcontext() if is_last or world_size() == 1 else loss.no_sync()  # type: ignore[operator]
-        with hold:
+        with contextlib.nullcontext() if is_last else own_gradients(loss):
             with autocast(task.device, task.train.precision):
                 summed: Tensor = loss(batch.to(task.device), targets.to(task.device), generator)
-            # DDP averages over workers; this makes that the mean over the global batch's targets.
+            # Workers' gradients are averaged; so that is the mean over the global batch's targets.
             mean = summed * world_size() / asked
             (mean + task.penalty() if is_last else mean).backward()
         total += summed.item()
+    average_whole(loss)
     return total
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context of a forward pass in `train.precision`."""
-    is_bf16 = precision == "bf16" or (
-        precision == "auto"
-        and device.type == "cuda"
-        # Emulated, it is slower than fp32.
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
+    is_enabled = is_bf16(device, precision)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_enabled)
 
 
 def to_parts(job: TrainJob, table: pa.Table | None) -> list[tuple[HistoryBatch, Targets]]:
@@ -219,11 +215,6 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
     )
     targets = Targets(users_N, sources_N, rows_N, elapsed_N, weights_N, ratings_N)
     return to_batch(padded, job.bounds), targets
-
-
-def world_size() -> int:
-    """Return the number of workers; 1 outside of Ray Train."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def sum_over_workers(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared, read_catalogue
@@ -36,6 +36,7 @@ from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 from crossrec.train.continued import Anchor, Start
 from crossrec.train.optimize import build_optimizer, set_rates
+from crossrec.train.sharding import clip_gradients, place_among_workers, shard
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,14 @@ class Task:
     def step(self, step: int, epoch: int) -> float:
         """Take an optimizer step, the gradients being there; return their norm before clipping."""
         set_rates(self.optimizer, step, self.total_steps, epoch, self.train)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+        norm = clip_gradients(self.parameters, self.train.clip_norm)
         self.optimizer.step()
         if self.anchor is not None:
             self.anchor.pull(self.optimizer)
         if self.texts is not None:
             step_adapter(self.texts.backbone, step)
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def penalty(self) -> Tensor:
         """Return what is added to the mean loss of a step."""
@@ -146,13 +147,18 @@ class Task:
         return torch.zeros((), device=self.device) if found is None else found
 
     def item_state(self) -> ItemState:
-        """Return the vectors of the whole catalogue under the current weights."""
+        """Return the vectors of the whole catalogue under the current weights.
+
+        All workers take part: each encodes its share of the texts.
+        """
         self.loss.eval()
         vectors_IT = self.vectors_IT
         if self.texts is not None:
-            vectors_IT = torch.from_numpy(encode_texts(self.texts.backbone, self.texts.texts)).to(
-                self.device
-            )
+            share = place_among_workers()
+            encoded = encode_texts(self.texts.backbone, self.texts.texts, share)
+            vectors_IT = torch.from_numpy(encoded).to(self.device)
+            if share[1] > 1:
+                distributed.all_reduce(vectors_IT)
         return item_state(
             self.loss.recommender, vectors_IT, self.loss.items.ids_I, self.loss.items.counts_I
         )
@@ -195,7 +201,7 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     texts, learning = None, {}
     if job.model.backbone_learns:
         texts = LearningTexts(job.source.load(), catalogue["text"].to_pylist())
-        learning = _let_learn(texts.backbone, job)
+        learning = _let_learn(texts.backbone, job, device)
     table = ItemTable(
         torch.from_numpy(np.where(has_id, np.cumsum(has_id) - 1, -1)).to(device),
         torch.from_numpy(counts.astype(np.float32)).to(device),
@@ -235,13 +241,16 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     )
 
 
-def _let_learn(backbone: TextBackbone, job: TrainJob) -> dict[nn.Parameter, int]:
+def _let_learn(
+    backbone: TextBackbone, job: TrainJob, device: torch.device
+) -> dict[nn.Parameter, int]:
     """Make what the settings name learn; return it with how far below the top each part lies."""
-    chosen = select_trainable(backbone, job.model)
+    select_trainable(backbone, job.model)
     if job.train.gradient_checkpointing:
         backbone.checkpoint_activations()
-    depth = depths(backbone.model)
-    return {part: depth[part] for part in chosen}
+    if job.train.strategy == "fsdp":
+        shard(backbone.model, device, job.train.precision)
+    return {part: depth for part, depth in depths(backbone.model).items() if part.requires_grad}
 
 
 def count_steps(job: TrainJob, activity: Activity) -> int:

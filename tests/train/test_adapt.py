@@ -29,7 +29,7 @@ from crossrec.train.adapt import (
     check_adapt,
 )
 from crossrec.train.launch import finetune, time_cuts
-from crossrec.train.progress import Progress, read_checkpoint, write_checkpoint
+from crossrec.train.progress import Progress, read_checkpoint, take_state, write_checkpoint
 from crossrec.train.tracking import Tracker
 from tests.nights import Night, change, published_night
 from tests.small import histories
@@ -86,7 +86,7 @@ def test_a_checkpoint_brings_back_a_round_with_all_its_dropout(
     adapting._run_round(job, task, progress, 0, Tracker([]))
     folder = tmp_path / "store" / "x" / "checkpoint_1"
     folder.mkdir(parents=True)
-    write_checkpoint(folder, task, [progress], None)
+    write_checkpoint(folder, take_state(task, 0), [progress], None)
     job = replace(job, train=job.train.model_copy(update={"adapt_steps": 6}))
     saved = read_checkpoint(Store(str(tmp_path / "store")), "x")
     assert saved is not None

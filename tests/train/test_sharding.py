@@ -1,0 +1,171 @@
+"""Two workers in two processes, by each strategy, beside one worker with the same batches."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import spawn
+
+from crossrec.model.checkpoint import load_model, load_model_backbone
+from crossrec.storage import Store
+from crossrec.train.continued import Anchor
+from crossrec.train.epoch import add_gradients, to_parts
+from crossrec.train.export import Phase, export_phase
+from crossrec.train.progress import Progress, read_checkpoint, take_state, write_checkpoint
+from crossrec.train.sharding import gathered, join_workers, place_among_workers
+from crossrec.train.task import TrainJob, build_task
+from tests.train.test_epoch import histories, settings
+from tests.train.test_task import CPU, make_job
+
+BATCHES = ([4, 3, 1, 2, 5, 3], [2, 5, 4, 3, 1, 2], [3, 2], [1, 4, 2, 2])
+"""Lengths of the users' histories, by step; rank 0 alone has those of the third."""
+
+CUT = 2
+"""Steps before the checkpoint."""
+
+# As gradients do not: SGD makes no more of a rounding error than it is.
+PLAIN: dict[str, Any] = {
+    "optimizer": "sgd", "backbone_learning_rate": 0.1, "learning_rate": 0.1, "layer_decay": 0.5,
+    "weight_decay": 0.1, "clip_norm": 0.1,
+}  # fmt: skip
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "all": ("fsdp", {"trainable": "all"}, PLAIN),
+    "adamw": ("fsdp", {"trainable": "all"}, {"backbone_learning_rate": 1e-3}),
+    "parts": (
+        "fsdp",
+        {"trainable": "all"},
+        {**PLAIN, "accumulate": 2, "gradient_checkpointing": True},
+    ),
+    "top": ("fsdp", {"trainable": "top", "top_layers": 1}, PLAIN),
+    "lora": ("fsdp", {"adapter": "lora", "adapter_rank": 2}, PLAIN),
+    "bottleneck": ("fsdp", {"adapter": "bottleneck", "adapter_rank": 2}, PLAIN),
+    "bce": ("fsdp", {"trainable": "all"}, {**PLAIN, "objective": "bce"}),
+    "ddp-parts": ("ddp", {"trainable": "all"}, {**PLAIN, "accumulate": 2}),
+    "ddp-adamw": ("ddp", {"trainable": "all"}, {"backbone_learning_rate": 1e-3}),
+    "ddp-adalora": ("ddp", {"adapter": "adalora", "adapter_rank": 2}, {**PLAIN, "epochs": 1}),
+}
+
+
+def batch_of(step: int, rank: int, world: int) -> pa.Table | None:
+    """A worker's share of a step's histories; None where it has none."""
+    table = histories(BATCHES[step])
+    if world == 1:
+        return table
+    if step == 2:
+        return None if rank else table
+    half = table.num_rows // 2
+    return table.slice(rank * half, half)
+
+
+def train(job: TrainJob, folder: Path, name: str) -> None:
+    """Take all steps, on all workers; rank 0 writes what came of them."""
+    torch.manual_seed(1)
+    rank, world = place_among_workers()
+    task = build_task(job, CPU)
+    loss = join_workers(task.loss, CPU)
+    task.anchor = Anchor(task.optimizer, 0.5)
+    task.loss.eval()  # no dropout: parts would draw others
+    saved = read_checkpoint(Store(str(folder)), "saved") if name.startswith("resumed") else None
+    if saved is not None:
+        saved.restore(task)
+    facts: dict[str, Any] = {"losses": [], "norms": []}
+    for step in range(CUT if saved is not None else 0, len(BATCHES)):
+        asked = sum(part.weight for _, part in to_parts(job, histories(BATCHES[step])))
+        parts = to_parts(job, batch_of(step, rank, world))
+        generator = torch.Generator().manual_seed(step)
+        total = torch.tensor(add_gradients(task, loss, parts, asked, generator))
+        if not step:
+            grads = {n: p.grad for n, p in task.loss.named_parameters() if p.grad is not None}
+            _write(gathered(grads, not rank), folder / f"{name}.gradients", rank)
+        if world > 1:
+            distributed.all_reduce(total)
+        facts["losses"].append(total.item() / asked)
+        facts["norms"].append(task.step(step, 0))
+        if step == CUT - 1:
+            state = take_state(task, rank)
+            if not rank:
+                (folder / name / "checkpoint_1").mkdir(parents=True)
+                write_checkpoint(
+                    folder / name / "checkpoint_1", state, [Progress("select")], None
+                )
+    task.loss.train()
+    _write({"vectors": task.item_state().vectors_IW}, folder / f"{name}.vectors", rank)
+    weights = take_state(task, rank).model
+    _write(weights, folder / f"{name}.weights", rank)
+    if not rank:
+        phase = Phase("select", replace(job, store=Store(str(folder))), f"models/{name}", {})
+        export_phase(phase, task, weights, Progress("select"))
+    held = 0
+    if task.texts is not None:
+        held = sum(_numel(part) for part in task.texts.backbone.parameters())
+        for moments in task.optimizer.state.values():
+            held += sum(_numel(part) for part in moments.values() if isinstance(part, Tensor))
+    (folder / f"{name}.{rank}.json").write_text(json.dumps(facts | {"held": held}))
+
+
+def _numel(part: Tensor) -> int:
+    return part.to_local().numel() if isinstance(part, DTensor) else part.numel()
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, rank: int) -> None:
+    if not rank:
+        save_file({name: part.contiguous() for name, part in tensors.items()}, path)
+
+
+def work(rank: int, folder: Path, jobs: dict[str, TrainJob]) -> None:
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet"
+    distributed.init_process_group("gloo", meet, timedelta(seconds=120), world_size=2, rank=rank)
+    for name, job in jobs.items():
+        train(job, folder, f"two-{name}")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path:
+    """What two workers, and one, made of each case."""
+    folder = tmp_path_factory.mktemp("sharding")
+    base = make_job(folder, tiny_backbone)
+    jobs = {
+        name: settings(base, model, strategy=strategy, **train)
+        for name, (strategy, model, train) in CASES.items()
+    }
+    for name, job in jobs.items():
+        train(settings(job, accumulate=1), folder, f"one-{name}")
+    spawn(work, (folder, jobs), nprocs=2)
+    return folder
+
+
+def facts_of(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / f"{name}.{rank}.json").read_text())
+    return facts
+
+
+def assert_near(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        # Attention does not change with it: its gradient is rounding alone, of which AdamW makes
+        # whole steps.
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_learn_what_one_does_with_the_whole_batch(folder: Path, case: str) -> None:
+    for kind in ("gradients", "weights", "vectors"):
+        found, expected = (load_file(folder / f"{n}-{case}.{kind}") for n in ("two", "one"))
+        assert_near(found, expected)
+    two, one = (facts_of(folder, f"{name}-{case}") for name in ("two", "one"))
+    for name in ("losses", "norms"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-6)
