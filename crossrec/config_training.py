@@ -104,6 +104,9 @@ class TrainConfig(Section):
     whatever is said here."""
     num_workers: Annotated[int, Field(ge=1, le=4096)] = 1
     """Ray Train workers."""
+    min_workers: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Workers with which training begins, or goes on from the last checkpoint, where a node is lost
+    or not there yet; a batch is shared among those there are. Default: only with all of them."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Histories a step, over all workers."""
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3
@@ -128,7 +131,7 @@ class TrainConfig(Section):
     """Norm to which the gradient is clipped."""
     accumulate: Annotated[int, Field(ge=1, le=1_024)] = 1
     """Parts into which a worker cuts its share of a batch, one forward pass each, to save memory;
-    the gradient is that of the whole under a full softmax, else each part draws its negatives."""
+    they share what is drawn, so that the gradient is that of the whole."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of products in forward and backward passes; weights, logits and losses stay fp32. auto: bf16
     on GPUs that have it."""
@@ -162,11 +165,15 @@ class TrainConfig(Section):
     """Users of a domain whom validation looks at on each of its days, sampled by hash."""
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "TrainConfig":
-        parts = self.num_workers * self.accumulate
-        if self.batch_size % parts:
+    def _everyone_has_a_share(self) -> "TrainConfig":
+        if self.batch_size < self.num_workers * self.accumulate:
             raise ValueError(
-                "batch_size must be a multiple of num_workers x accumulate; "
-                f"{self.batch_size} is none of {self.num_workers} x {self.accumulate}"
+                "batch_size must be at least num_workers x accumulate; "
+                f"{self.batch_size} is less than {self.num_workers} x {self.accumulate}"
+            )
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                "min_workers must be at most num_workers; "
+                f"{self.min_workers} is more than {self.num_workers}"
             )
         return self

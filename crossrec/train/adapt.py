@@ -111,7 +111,8 @@ def adapt(
     target = f"cache/backbones/{name}"
     if not store.exists(f"{target}.json"):
         job = AdaptJob(store, prepared, source, config.train, config.seed, known_before, target)
-        run = Run(store, folder, f"adapt-{name}", config.train.num_workers)
+        train = config.train
+        run = Run(store, folder, f"adapt-{name}", train.num_workers, train.min_workers)
         run_workers(run, adapt_loop, {"job": job, "tracked": folder})
         # Three times the backbone each, and of no use any more.
         for checkpoint in filter(is_checkpoint, store.list(run.checkpoints)):

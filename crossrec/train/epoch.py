@@ -20,7 +20,7 @@ from torch import Tensor, distributed, nn
 
 from crossrec.data.replay import before, flatten, pad, training_targets
 from crossrec.model.inference import to_batch
-from crossrec.model.objectives import Targets
+from crossrec.model.objectives import Targets, gather_rows
 from crossrec.model.recommender import HistoryBatch
 from crossrec.schema import RATING, WEIGHT
 from crossrec.train.continued import select_learners
@@ -48,6 +48,15 @@ def learners(
         newest[has_events] = histories.days[ends[has_events]]
         keep, since = select_learners(newest, job.start.known_before, job.train.replay, rng)
         yield table.append_column("since", pa.array(since)).filter(pa.array(keep))
+
+
+def share_of(batch_size: int, rank: int, world: int) -> int:
+    """Return how many histories of a step a worker reads; all of them read `batch_size`.
+
+    >>> [share_of(128, rank, 3) for rank in range(3)]
+    [42, 43, 43]
+    """
+    return batch_size * (rank + 1) // world - batch_size * rank // world
 
 
 def minibatches(
@@ -160,13 +169,18 @@ def add_gradients(
 
     asked: weight of the targets of all workers and parts, over which the loss is a mean.
     """
+    # As of one batch: all parts see the targets of all workers and parts, and the same negatives.
+    chosen_M = gather_rows(torch.cat([part.rows_N for _, part in parts]).to(task.device))
+    before_draws = generator.get_state()
     total = 0.0
     for number, (batch, targets) in enumerate(parts, 1):
         # Workers exchange gradients once, with the last part.
         is_last = number == len(parts)
         with contextlib.nullcontext() if is_last else own_gradients(loss):
+            generator.set_state(before_draws)
+            here = batch.to(task.device), targets.to(task.device)
             with autocast(task.device, task.train.precision):
-                summed: Tensor = loss(batch.to(task.device), targets.to(task.device), generator)
+                summed: Tensor = loss(*here, generator, chosen_M)
             # Workers' gradients are averaged; so that is the mean over the global batch's targets.
             mean = summed * world_size() / asked
             (mean + task.penalty() if is_last else mean).backward()

@@ -27,7 +27,7 @@ from torch import distributed, nn
 from crossrec.errors import ConfigError, explain
 from crossrec.model.checkpoint import tensors_from_bytes, tensors_to_bytes
 from crossrec.model.inference import ItemState
-from crossrec.train.epoch import learners, minibatches, train_epoch
+from crossrec.train.epoch import learners, minibatches, share_of, train_epoch
 from crossrec.train.export import Phase, export_phase
 from crossrec.train.progress import (
     Progress,
@@ -120,11 +120,9 @@ def _run_epoch(
     """Train on every history once; return the epoch's point of the curve."""
     began = time.perf_counter()
     torch.manual_seed(job.seed * 100_003 + progress.epoch * worker.world + worker.rank)
-    tables = worker.shard.iter_batches(
-        batch_size=job.train.batch_size * SHUFFLE_BATCHES // worker.world, batch_format="pyarrow"
-    )
+    size = share_of(job.train.batch_size, worker.rank, worker.world)
+    tables = worker.shard.iter_batches(batch_size=size * SHUFFLE_BATCHES, batch_format="pyarrow")
     rng = np.random.default_rng(torch.initial_seed())
-    size = job.train.batch_size // worker.world
     batches = minibatches(learners(tables, job, rng), size, rng)
     point = train_epoch(job, task, loss, batches, progress, tracker)
     progress.epoch += 1

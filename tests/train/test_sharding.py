@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 
-from crossrec.model.checkpoint import load_model, load_model_backbone
+from crossrec.model.checkpoint import load_model, load_model_backbone, tensors_below
 from crossrec.storage import Store
 from crossrec.train.continued import Anchor
 from crossrec.train.epoch import add_gradients, to_parts
@@ -33,7 +33,7 @@ BATCHES = ([4, 3, 1, 2, 5, 3], [2, 5, 4, 3, 1, 2], [3, 2], [1, 4, 2, 2])
 CUT = 2
 """Steps before the checkpoint."""
 
-# As gradients do not: SGD makes no more of a rounding error than it is.
+# SGD: it makes no more of a rounding error than it is.
 PLAIN: dict[str, Any] = {
     "optimizer": "sgd", "backbone_learning_rate": 0.1, "learning_rate": 0.1, "layer_decay": 0.5,
     "weight_decay": 0.1, "clip_norm": 0.1,
@@ -51,7 +51,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "lora": ("fsdp", {"adapter": "lora", "adapter_rank": 2}, PLAIN),
     "bottleneck": ("fsdp", {"adapter": "bottleneck", "adapter_rank": 2}, PLAIN),
     "bce": ("fsdp", {"trainable": "all"}, {**PLAIN, "objective": "bce"}),
-    "ddp-parts": ("ddp", {"trainable": "all"}, {**PLAIN, "accumulate": 2}),
+    "ddp-parts": (
+        "ddp",
+        {"trainable": "all"},
+        {**PLAIN, "accumulate": 2, "full_softmax_items": 0, "negatives": 1},
+    ),
     "ddp-adamw": ("ddp", {"trainable": "all"}, {"backbone_learning_rate": 1e-3}),
     "ddp-adalora": ("ddp", {"adapter": "adalora", "adapter_rank": 2}, {**PLAIN, "epochs": 1}),
 }
@@ -68,19 +72,22 @@ def batch_of(step: int, rank: int, world: int) -> pa.Table | None:
     return table.slice(rank * half, half)
 
 
-def train(job: TrainJob, folder: Path, name: str) -> None:
-    """Take all steps, on all workers; rank 0 writes what came of them."""
+def train(job: TrainJob, folder: Path, name: str, saved: str | None = None) -> None:
+    """Take all steps, or those after a checkpoint, on all workers; rank 0 writes what came of it.
+
+    saved: name of the run that wrote the checkpoint.
+    """
     torch.manual_seed(1)
     rank, world = place_among_workers()
     task = build_task(job, CPU)
     loss = join_workers(task.loss, CPU)
     task.anchor = Anchor(task.optimizer, 0.5)
     task.loss.eval()  # no dropout: parts would draw others
-    saved = read_checkpoint(Store(str(folder)), "saved") if name.startswith("resumed") else None
-    if saved is not None:
-        saved.restore(task)
+    found = read_checkpoint(Store(str(folder)), saved) if saved is not None else None
+    if found is not None:
+        found.restore(task)
     facts: dict[str, Any] = {"losses": [], "norms": []}
-    for step in range(CUT if saved is not None else 0, len(BATCHES)):
+    for step in range(CUT if found is not None else 0, len(BATCHES)):
         asked = sum(part.weight for _, part in to_parts(job, histories(BATCHES[step])))
         parts = to_parts(job, batch_of(step, rank, world))
         generator = torch.Generator().manual_seed(step)
@@ -96,9 +103,7 @@ def train(job: TrainJob, folder: Path, name: str) -> None:
             state = take_state(task, rank)
             if not rank:
                 (folder / name / "checkpoint_1").mkdir(parents=True)
-                write_checkpoint(
-                    folder / name / "checkpoint_1", state, [Progress("select")], None
-                )
+                write_checkpoint(folder / name / "checkpoint_1", state, [Progress("select")], None)
     task.loss.train()
     _write({"vectors": task.item_state().vectors_IW}, folder / f"{name}.vectors", rank)
     weights = take_state(task, rank).model
@@ -129,6 +134,7 @@ def work(rank: int, folder: Path, jobs: dict[str, TrainJob]) -> None:
     distributed.init_process_group("gloo", meet, timedelta(seconds=120), world_size=2, rank=rank)
     for name, job in jobs.items():
         train(job, folder, f"two-{name}")
+    train(jobs["adamw"], folder, "two-after-one", "one-adamw")
     distributed.destroy_process_group()
 
 
@@ -144,6 +150,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path
     for name, job in jobs.items():
         train(settings(job, accumulate=1), folder, f"one-{name}")
     spawn(work, (folder, jobs), nprocs=2)
+    train(jobs["ddp-adamw"], folder, "one-after-two", "two-adamw")
     return folder
 
 
@@ -169,3 +176,43 @@ def test_two_workers_learn_what_one_does_with_the_whole_batch(folder: Path, case
     two, one = (facts_of(folder, f"{name}-{case}") for name in ("two", "one"))
     for name in ("losses", "norms"):
         np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-6)
+
+
+def test_each_worker_holds_half_of_what_it_shares(folder: Path) -> None:
+    whole = facts_of(folder, "one-adamw")["held"]
+    shares = [facts_of(folder, "two-adamw", rank)["held"] for rank in range(2)]
+    assert 0.45 * whole < min(shares) <= max(shares) < 0.55 * whole
+    # AdamW's step counts of each tensor are no shares.
+    assert sum(shares) <= whole + 100
+    assert facts_of(folder, "two-ddp-adamw")["held"] == whole
+
+
+@pytest.mark.parametrize("run", ["two-after-one", "one-after-two"])
+def test_a_checkpoint_serves_any_number_of_workers_and_strategy(folder: Path, run: str) -> None:
+    """Taken by one worker and gone on from by two under fsdp, and the other way round."""
+    undisturbed = "two-adamw"
+    assert_near(load_file(folder / f"{run}.weights"), load_file(folder / f"{undisturbed}.weights"))
+    np.testing.assert_allclose(
+        facts_of(folder, run)["losses"], facts_of(folder, undisturbed)["losses"][CUT:], rtol=1e-4
+    )
+
+
+def test_a_checkpoint_of_shares_is_as_one_of_one_worker(folder: Path) -> None:
+    names = [f"{name}-adamw/checkpoint_1" for name in ("two", "one")]
+    found, expected = (load_file(folder / name / "model.safetensors") for name in names)
+    assert_near(found, expected)
+    assert {path.name for path in (folder / names[0]).iterdir()} == {
+        "model.safetensors", "optimizer.pt", "progress.json", "checksums.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["all", "lora", "bottleneck"])
+def test_a_model_of_shares_is_exported_whole(folder: Path, case: str) -> None:
+    store, name = Store(str(folder)), f"models/two-{case}"
+    weights = load_file(folder / f"two-{case}.weights")
+    model = load_model(store, name)
+    for part, tensor in tensors_below("recommender.", weights).items():
+        assert model.recommender.state_dict()[part].equal(tensor)
+    backbone = load_model_backbone(store, name, model.settings)
+    expected = load_model_backbone(store, f"models/one-{case}", model.settings)
+    assert_near(dict(backbone.state_dict()), dict(expected.state_dict()))
