@@ -87,8 +87,9 @@ def train_epoch(
 
     Returns:
         loss: of a target. learning_rate: of the head in the last step. gradient_norm: mean over
-        steps, before clipping. histories: read by all workers, also per second; tokens_per_s: read
-        by a backbone that learns. memory_mb, gpu_memory_mb: most that this worker has ever held.
+        steps, before clipping. workers: how many took part. histories: read by all of them, also
+        per second; tokens_per_s: read by a backbone that learns. memory_mb, gpu_memory_mb: most
+        that this worker has ever held.
         waiting: share of the time in which this worker waited for its batch.
     """
     task.loss.train()
@@ -130,6 +131,7 @@ def train_epoch(
         "learning_rate": _rate(task),
         "gradient_norm": round(float(np.mean(norms)), 4) if norms else 0.0,
         "waiting": round(waited / seconds, 4),
+        "workers": world_size(),
         **memory(task.device),
     }
 

@@ -38,7 +38,7 @@ from crossrec.train.tracking import check_tracking
 from crossrec.train.workers import Run, run_workers
 
 NOT_IN_DIGEST = {"tracking", "strategy", "num_workers", "min_workers"}
-"""Settings of training that may change between a night and its rerun, which goes on all the same."""
+"""Settings that may change from a night to its rerun, which goes on all the same."""
 
 
 def finetune(config: Config, store: Store) -> dict[str, Any]:
