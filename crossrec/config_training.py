@@ -139,8 +139,8 @@ class TrainConfig(Section):
     """Whether a backbone that learns computes its activations again in the backward pass, to save
     memory."""
     compile: bool = False
-    """Whether the sequence encoder, and a backbone that learns, go through torch.compile: worth it
-    on GPUs and for long trainings; needs a C++ compiler on the CPU."""
+    """Whether the sequence encoder, and under ddp a backbone that learns, go through torch.compile:
+    worth it on GPUs and for long trainings; needs a C++ compiler on the CPU."""
     domain_balance: Share = 0.5
     """How domains share the loss: 1 by their events, 0 alike; between, by events to that power."""
     full_softmax_items: Annotated[int, Field(ge=0)] = 4_096

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.train.torch
 import torch
 from torch import Tensor, distributed, nn
 
@@ -236,6 +235,7 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
 def sum_over_workers(values: Tensor) -> Tensor:
     """Return the sum over the workers."""
     if world_size() > 1:
-        values = values.to(ray.train.torch.get_device())
+        # NCCL knows GPUs alone: this worker's is the current one.
+        values = values.to("cuda" if distributed.get_backend() == "nccl" else "cpu")
         distributed.all_reduce(values)
     return values.cpu()

@@ -36,7 +36,7 @@ from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 from crossrec.train.continued import Anchor, Start
 from crossrec.train.optimize import build_optimizer, set_rates
-from crossrec.train.sharding import clip_gradients, place_among_workers, shard
+from crossrec.train.sharding import clip_gradients, is_sharded, place_among_workers, shard
 
 
 @dataclass(frozen=True)
@@ -267,5 +267,6 @@ def count_steps(job: TrainJob, activity: Activity) -> int:
 def compile_modules(loss: NextEventLoss) -> None:
     """Compile in place what runs at every step; batches differ in length, so shapes are dynamic."""
     loss.recommender.encoder.compile(dynamic=True)
-    if isinstance(loss.text_of, LearningTexts):
+    # Shared out, a backbone comes together by hooks, which are not for a compiler.
+    if isinstance(loss.text_of, LearningTexts) and not is_sharded(loss.text_of):
         loss.text_of.backbone.model.compile(dynamic=True)

@@ -9,7 +9,6 @@ from typing import Literal
 
 import pytest
 import ray
-import ray.train.torch
 import torch
 import yaml
 from safetensors.torch import load
@@ -47,7 +46,6 @@ def job(tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Five texts, and one history in which two of them follow each other before day 10."""
     known = histories([(0, 3), (4, 9), (2, 10)])
     monkeypatch.setattr(material, "sample_histories", lambda *_: known)
-    monkeypatch.setattr(ray.train.torch, "prepare_model", lambda model, **_: model)
     base = make_job(tmp_path, tiny_backbone)
     train = TrainConfig(adapt="contrastive", adapt_steps=30, adapt_learning_rate=1e-3)
     return AdaptJob(base.store, base.prepared, base.source, train, 17, 10, "cache/backbones/x")

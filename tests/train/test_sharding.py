@@ -16,19 +16,25 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 
+from crossrec.data.histories import histories_path
 from crossrec.model.checkpoint import load_model, load_model_backbone, tensors_below
 from crossrec.storage import Store
+from crossrec.train import adapt as adapting
+from crossrec.train.adapt import AdaptJob, build_adapt
 from crossrec.train.continued import Anchor
 from crossrec.train.epoch import add_gradients, to_parts
 from crossrec.train.export import Phase, export_phase
 from crossrec.train.progress import Progress, read_checkpoint, take_state, write_checkpoint
 from crossrec.train.sharding import gathered, join_workers, place_among_workers
 from crossrec.train.task import TrainJob, build_task
+from crossrec.train.tracking import Tracker
 from tests.train.test_epoch import histories, settings
 from tests.train.test_task import CPU, make_job
 
 BATCHES = ([4, 3, 1, 2, 5, 3], [2, 5, 4, 3, 1, 2], [3, 2], [1, 4, 2, 2])
 """Lengths of the users' histories, by step; rank 0 alone has those of the third."""
+
+ADAPTATIONS = ("mlm", "contrastive")
 
 CUT = 2
 """Steps before the checkpoint."""
@@ -56,9 +62,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"trainable": "all"},
         {**PLAIN, "accumulate": 2, "full_softmax_items": 0, "negatives": 1},
     ),
-    "ddp-adamw": ("ddp", {"trainable": "all"}, {"backbone_learning_rate": 1e-3}),
     "ddp-adalora": ("ddp", {"adapter": "adalora", "adapter_rank": 2}, {**PLAIN, "epochs": 1}),
 }
+
+
+ROUGH = ("fsdp", {"trainable": "all"}, {**PLAIN, "precision": "bf16"})
+"""Layers are gathered in bf16: near what one worker has in fp32, and not the same."""
 
 
 def batch_of(step: int, rank: int, world: int) -> pa.Table | None:
@@ -135,7 +144,23 @@ def work(rank: int, folder: Path, jobs: dict[str, TrainJob]) -> None:
     for name, job in jobs.items():
         train(job, folder, f"two-{name}")
     train(jobs["adamw"], folder, "two-after-one", "one-adamw")
+    for kind in ADAPTATIONS:
+        for strategy in ("ddp", "fsdp"):
+            adapt(settings(jobs["all"], strategy=strategy, adapt=kind), folder, kind, rank)
     distributed.destroy_process_group()
+
+
+def adapt(job: TrainJob, folder: Path, kind: str, rank: int) -> None:
+    """Adapt a backbone for two steps; rank 0 writes what came of it."""
+    train = job.train.model_copy(update={"adapt_steps": 2, "adapt_learning_rate": 1e-3})
+    name = f"{kind}-{train.strategy}"
+    adapted = AdaptJob(job.store, job.prepared, job.source, train, 17, 10, f"backbones/{name}")
+    task, progress = build_adapt(adapted, CPU), Progress("adapt")
+    point = adapting._run_round(adapted, task, progress, rank, Tracker([]))
+    weights = take_state(task, rank).model
+    if not rank:
+        adapting._export(adapted, task, weights, progress)
+        (folder / f"{name}.json").write_text(json.dumps(point))
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +170,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path
     base = make_job(folder, tiny_backbone)
     jobs = {
         name: settings(base, model, strategy=strategy, **train)
-        for name, (strategy, model, train) in CASES.items()
+        for name, (strategy, model, train) in {**CASES, "bf16": ROUGH}.items()
     }
-    for name, job in jobs.items():
-        train(settings(job, accumulate=1), folder, f"one-{name}")
+    base.store.write_parquet(histories_path(base.prepared.folder, 0), histories([3, 2]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name in CASES:
+        train(settings(jobs[name], accumulate=1), folder, f"one-{name}")
     spawn(work, (folder, jobs), nprocs=2)
-    train(jobs["ddp-adamw"], folder, "one-after-two", "two-adamw")
+    train(settings(jobs["adamw"], strategy="ddp"), folder, "one-after-two", "two-adamw")
+    torch.set_num_threads(threads)
     return folder
 
 
@@ -166,6 +195,10 @@ def assert_near(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         # whole steps.
         if not name.endswith("key.bias"):
             torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+# Two processes that import all there is.
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -184,7 +217,8 @@ def test_each_worker_holds_half_of_what_it_shares(folder: Path) -> None:
     assert 0.45 * whole < min(shares) <= max(shares) < 0.55 * whole
     # AdamW's step counts of each tensor are no shares.
     assert sum(shares) <= whole + 100
-    assert facts_of(folder, "two-ddp-adamw")["held"] == whole
+    one, two = (facts_of(folder, f"{name}-ddp-parts")["held"] for name in ("one", "two"))
+    assert one == two
 
 
 @pytest.mark.parametrize("run", ["two-after-one", "one-after-two"])
@@ -216,3 +250,24 @@ def test_a_model_of_shares_is_exported_whole(folder: Path, case: str) -> None:
     backbone = load_model_backbone(store, name, model.settings)
     expected = load_model_backbone(store, f"models/one-{case}", model.settings)
     assert_near(dict(backbone.state_dict()), dict(expected.state_dict()))
+
+
+def test_bf16_gathers_layers_in_it_and_learns_in_fp32(folder: Path) -> None:
+    names = ("two-bf16.gradients", "one-all.gradients", "two-bf16.weights", "one-all.weights")
+    found, exact, weights, expected = (load_file(folder / name) for name in names)
+    assert {part.dtype for part in (*found.values(), *weights.values())} == {torch.float32}
+    name = "text_of.backbone.model.encoder.layer.0.output.dense.weight"
+    assert not found[name].equal(exact[name])
+    torch.testing.assert_close(found[name], exact[name], rtol=0.2, atol=0.02)
+    torch.testing.assert_close(weights[name], expected[name], rtol=0.2, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ADAPTATIONS)
+def test_an_adapted_backbone_is_the_same_by_each_strategy(folder: Path, kind: str) -> None:
+    points = [json.loads((folder / f"{kind}-{name}.json").read_text()) for name in ("ddp", "fsdp")]
+    assert points[0]["loss"] == pytest.approx(points[1]["loss"], rel=1e-5)
+    assert points[0]["gradient_norm"] == pytest.approx(points[1]["gradient_norm"], rel=1e-3)
+    one, other = (
+        load_file(folder / f"backbones/{kind}-{name}/model.safetensors") for name in ("ddp", "fsdp")
+    )
+    assert_near(other, one)
