@@ -121,10 +121,9 @@ def train(job: TrainJob, folder: Path, name: str, saved: str | None = None) -> N
         phase = Phase("select", replace(job, store=Store(str(folder))), f"models/{name}", {})
         export_phase(phase, task, weights, Progress("select"))
     held = 0
-    if task.texts is not None:
-        held = sum(_numel(part) for part in task.texts.backbone.parameters())
-        for moments in task.optimizer.state.values():
-            held += sum(_numel(part) for part in moments.values() if isinstance(part, Tensor))
+    for part in task.texts.backbone.parameters() if task.texts is not None else ():
+        moments = task.optimizer.state.get(part, {}).values()
+        held += sum(_numel(own) for own in (part, *moments) if isinstance(own, Tensor))
     (folder / f"{name}.{rank}.json").write_text(json.dumps(facts | {"held": held}))
 
 
