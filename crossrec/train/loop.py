@@ -97,9 +97,7 @@ def _train_phase(
         is_best = _judge(job, task, judge, progress, point)
         tracker.epoch(progress.step, progress.curve[-1])
         _meet(progress, worker)
-        state = take_state(task, worker.rank)
-        best = tensors_to_bytes(state.model) if is_best else best
-        report_epoch(state, [*earlier, progress], best, worker.rank)
+        best = _report(task, [*earlier, progress], best, is_best)
     tracker.close()
     weights = take_state(task, worker.rank).model
     if not worker.rank:
@@ -127,6 +125,18 @@ def _run_epoch(
     point = train_epoch(job, task, loss, batches, progress, tracker)
     progress.epoch += 1
     return point | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+def _report(
+    task: Task, phases: Sequence[Progress], best: bytes | None, is_best: bool
+) -> bytes | None:
+    """Report an epoch with its checkpoint; return the best weights so far, on rank 0."""
+    # Not kept: whole, it may be large beside what a worker holds.
+    rank = ray.train.get_context().get_world_rank()
+    state = take_state(task, rank)
+    best = tensors_to_bytes(state.model) if is_best else best
+    report_epoch(state, phases, best, rank)
+    return best
 
 
 def _meet(progress: Progress, worker: Worker) -> None:

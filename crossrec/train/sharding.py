@@ -5,7 +5,7 @@ backbone that learns (FSDP2, Zhao et al. 2023), whose layers are put together on
 compute; what is beside the backbone stays whole on all workers, for it is small, has scalars, which
 cannot be shared out, and parts that not every worker's batch reaches.
 
-    if is_shared(train.strategy):
+    if train.strategy == "fsdp":
         shard(backbone.model, device, train.precision)         # before its optimizer is made
     model = join_workers(loss, device)
     with own_gradients(model): ...                             # nothing is exchanged yet
