@@ -147,6 +147,16 @@ class Config(Section):
                 f"{', '.join(idle)}: the backbone learns nothing; set model.trainable or "
                 "model.adapter, or leave it out"
             )
+        if train.strategy == "fsdp":
+            if not model.backbone_learns and train.adapt == "none":
+                raise ValueError(
+                    "train.strategy fsdp: the backbone learns nothing, so nothing is shared out; "
+                    "set model.trainable, model.adapter or train.adapt, or leave it out"
+                )
+            if model.adapter == "adalora":
+                raise ValueError(
+                    "train.strategy fsdp: adalora ranks whole matrices; use lora, or ddp"
+                )
         if model.adapter_targets and model.adapter not in ("lora", "adalora"):
             raise ValueError("model.adapter_targets needs model.adapter lora or adalora")
         if train.unfreeze_epochs and model.adapter == "adalora":

@@ -93,8 +93,10 @@ class TrainConfig(Section):
     """Optimizer steps of that phase, 64 texts or pairs of texts each."""
     adapt_learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-5
     """Its peak learning rate."""
-    strategy: Literal["ddp"] = "ddp"
-    """How workers share the model."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How workers share a backbone that learns, or is adapted: each has all of it, or a share of
+    every layer, its gradients and its optimizer's state (FSDP2), for one that a device cannot hold.
+    All else is on every worker."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 8
     """Passes over the histories at most."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -106,6 +108,9 @@ class TrainConfig(Section):
     whatever is said here."""
     num_workers: Annotated[int, Field(ge=1, le=4096)] = 1
     """Ray Train workers."""
+    min_workers: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Workers with which training begins, or goes on from the last checkpoint, where a node is lost
+    or not there yet; a batch is shared among those there are. Default: only with all of them."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Histories a step, over all workers."""
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3
@@ -130,7 +135,7 @@ class TrainConfig(Section):
     """Norm to which the gradient is clipped."""
     accumulate: Annotated[int, Field(ge=1, le=1_024)] = 1
     """Parts into which a worker cuts its share of a batch, one forward pass each, to save memory;
-    the gradient is that of the whole under a full softmax, else each part draws its negatives."""
+    they share what is drawn, so that the gradient is that of the whole."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of products in forward and backward passes; weights, logits and losses stay fp32. auto: bf16
     on GPUs that have it."""
@@ -138,8 +143,8 @@ class TrainConfig(Section):
     """Whether a backbone that learns computes its activations again in the backward pass, to save
     memory."""
     compile: bool = False
-    """Whether the sequence encoder, and a backbone that learns, go through torch.compile: worth it
-    on GPUs and for long trainings; needs a C++ compiler on the CPU."""
+    """Whether the sequence encoder, and under ddp a backbone that learns, go through torch.compile:
+    worth it on GPUs and for long trainings; needs a C++ compiler on the CPU."""
     domain_balance: Share = 0.5
     """How domains share the loss: 1 by their events, 0 alike; between, by events to that power."""
     full_softmax_items: Annotated[int, Field(ge=0)] = 4_096
@@ -164,11 +169,15 @@ class TrainConfig(Section):
     """Users of a domain whom validation looks at on each of its days, sampled by hash."""
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "TrainConfig":
-        parts = self.num_workers * self.accumulate
-        if self.batch_size % parts:
+    def _everyone_has_a_share(self) -> "TrainConfig":
+        if self.batch_size < self.num_workers * self.accumulate:
             raise ValueError(
-                "batch_size must be a multiple of num_workers x accumulate; "
-                f"{self.batch_size} is none of {self.num_workers} x {self.accumulate}"
+                "batch_size must be at least num_workers x accumulate; "
+                f"{self.batch_size} is less than {self.num_workers} x {self.accumulate}"
+            )
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                "min_workers must be at most num_workers; "
+                f"{self.min_workers} is more than {self.num_workers}"
             )
         return self

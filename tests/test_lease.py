@@ -15,12 +15,13 @@ import pytest
 
 from crossrec import lease
 from crossrec.config import Config
+from crossrec.current import read_current
 from crossrec.errors import UserError
 from crossrec.lease import Lease, confirm, hold
-from crossrec.publish import publish, read_current
+from crossrec.publish import publish
 from crossrec.storage import Store
+from tests.runs import config_of, write_run
 from tests.test_jobs import run_job, said_of_mistake
-from tests.test_publish import config_of, write_run
 
 ROOT = Path(__file__).parents[1]
 SHORT = {"BEAT_S": 0.1, "DEAD_AFTER_S": 3.0, "LOOK_S": 0.05, "SETTLE_S": 0.5}

@@ -155,18 +155,33 @@ def weights_digest(backbone: TextBackbone) -> str:
     return digest.hexdigest()
 
 
-@torch.inference_mode()
-def encode_texts(backbone: TextBackbone, texts: Sequence[str]) -> np.ndarray:
-    """Return (B, W) float32 vectors in the order of the texts; an empty text gets a zero vector."""
+# Not inference_mode: what FSDP gathers in it could not be used for gradients afterwards.
+@torch.no_grad()
+def encode_texts(
+    backbone: TextBackbone, texts: Sequence[str], share: tuple[int, int] = (0, 1)
+) -> np.ndarray:
+    """Return (B, W) float32 vectors in the order of the texts; an empty text gets a zero vector.
+
+    Args:
+        backbone: on any device.
+        texts: in any order.
+        share: rank and number of workers, each of which encodes every so-manieth batch; the
+            vectors of the others' texts are zero.
+    """
     vectors_BW = np.zeros((len(texts), backbone.width), np.float32)
     device = next(backbone.parameters()).device
     was_training = backbone.training
     backbone.eval()
-    for indices in _batches_of_similar_length(texts, backbone.max_tokens):
+    rank, world = share
+    batches = list(_batches_of_similar_length(texts, backbone.max_tokens))
+    for first in range(0, len(batches), world):
+        # All workers make as many passes, the last one perhaps for nothing: under FSDP each pass
+        # needs all of them.
+        indices = batches[min(first + rank, len(batches) - 1)]
         tokens = backbone.tokenize([texts[index] for index in indices])
-        vectors_BW[indices] = (
-            backbone(**{name: ids.to(device) for name, ids in tokens.items()}).cpu().numpy()
-        )
+        encoded_BW = backbone(**{name: ids.to(device) for name, ids in tokens.items()})
+        if first + rank < len(batches):
+            vectors_BW[indices] = encoded_BW.cpu().numpy()
     backbone.train(was_training)
     return vectors_BW
 

@@ -186,6 +186,11 @@ def tensors_from_bytes(data: bytes) -> dict[str, Tensor]:
     return dict(load_tensors(data))
 
 
+def tensors_below(start: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+
 def state_to_bytes(state: Mapping[str, Any]) -> bytes:
     """Return nested tensors, numbers and lists, such as an optimizer's state, as bytes."""
     sink = io.BytesIO()
@@ -226,13 +231,6 @@ def load_fusions(store: Store, folder: str) -> dict[str, Fusion]:
     fusions = {}
     for variant in VARIANTS:
         fusions[variant] = Fusion(domains)
-        start = f"{variant}."
-        fusions[variant].load_state_dict(
-            {
-                name.removeprefix(start): part
-                for name, part in tensors.items()
-                if name.startswith(start)
-            }
-        )
+        fusions[variant].load_state_dict(tensors_below(f"{variant}.", tensors))
         fusions[variant].eval()
     return fusions

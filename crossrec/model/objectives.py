@@ -138,14 +138,20 @@ class NextEventLoss(nn.Module):
             nn.Parameter(torch.zeros(())) for _ in items.bounds if objective.is_binary
         )
 
-    def forward(self, batch: HistoryBatch, targets: Targets, generator: torch.Generator) -> Tensor:
+    def forward(
+        self,
+        batch: HistoryBatch,
+        targets: Targets,
+        generator: torch.Generator,
+        chosen_M: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss summed over the targets, each with its own and its domain's weight.
 
         Logits are cosine / temperature + log(1 + events of the item): what is popular anyway need
         not be learned, and the night adds what is popular *then* (model.recommender). Every unique
-        item of the batch is encoded once.
+        item is encoded once. Parts of a step that see all its targets, `chosen_M`, add up to it.
         """
-        chosen_M = gather_rows(targets.rows_N)
+        chosen_M = gather_rows(targets.rows_N) if chosen_M is None else chosen_M
         candidates = [
             self._candidates(chosen_M, targets.rows_N, domain, generator)
             for domain in range(len(self.items.bounds))

@@ -50,13 +50,20 @@ def fit_scale(head: RatingHead, histories: Histories, bounds: Sequence[tuple[int
 class RatingLoss(NextEventLoss):
     """The recommender under the squared error of ratings, each over its domain's variance."""
 
-    def forward(self, batch: HistoryBatch, targets: Targets, generator: torch.Generator) -> Tensor:
+    def forward(
+        self,
+        batch: HistoryBatch,
+        targets: Targets,
+        generator: torch.Generator,
+        chosen_M: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss summed over the targets, each with its own and its domain's weight.
 
         Args:
             batch: histories, with ratings.
             targets: with ratings.
             generator: not used: nothing is drawn.
+            chosen_M: not used.
         """
         head, ratings_N = self.recommender.rating, targets.ratings_N
         if head is None or ratings_N is None:

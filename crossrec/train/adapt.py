@@ -18,6 +18,7 @@ import hashlib
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,21 @@ from crossrec.config import Config, ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared
 from crossrec.model.adapt import LanguageLoss, PairLoss, language_kind
 from crossrec.model.backbone import TextBackbone
+from crossrec.model.checkpoint import tensors_below
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
 from crossrec.storage import Store
-from crossrec.train.epoch import autocast, memory, sum_over_workers, world_size
+from crossrec.train.epoch import autocast, memory, sum_over_workers
 from crossrec.train.material import Material, gather_material
 from crossrec.train.optimize import build_optimizer, set_rates
-from crossrec.train.progress import Progress, is_checkpoint, read_checkpoint, report_epoch
+from crossrec.train.progress import (
+    Progress,
+    is_checkpoint,
+    read_checkpoint,
+    report_epoch,
+    take_state,
+)
+from crossrec.train.sharding import average_whole, clip_gradients, join_workers, shard, world_size
 from crossrec.train.tracking import Tracked, Tracker, open_tracker
 from crossrec.train.workers import Run, run_workers
 
@@ -102,7 +111,8 @@ def adapt(
     target = f"cache/backbones/{name}"
     if not store.exists(f"{target}.json"):
         job = AdaptJob(store, prepared, source, config.train, config.seed, known_before, target)
-        run = Run(store, folder, f"adapt-{name}", config.train.num_workers)
+        train = config.train
+        run = Run(store, folder, f"adapt-{name}", train.num_workers, train.min_workers)
         run_workers(run, adapt_loop, {"job": job, "tracked": folder})
         # Three times the backbone each, and of no use any more.
         for checkpoint in filter(is_checkpoint, store.list(run.checkpoints)):
@@ -155,14 +165,16 @@ def build_adapt(job: AdaptJob, device: torch.device) -> AdaptTask:
         loss = LanguageLoss(backbone, job.source.locate(), trusted)
     if job.train.gradient_checkpointing:
         backbone.checkpoint_activations()
-    loss = loss.to(device).train()
+    if job.train.strategy == "fsdp":
+        # A language model's head too: it may be tied to the backbone's table of tokens.
+        whole = loss.model if isinstance(loss, LanguageLoss) else backbone.model
+        shard(whole, device, job.train.precision)
+    loss.train()
+    model = join_workers(loss, device)
     # All of it at one rate from the first step, whatever is thawed later.
     rate = job.train.adapt_learning_rate
     train = job.train.model_copy(update={"learning_rate": rate, "unfreeze_epochs": 0})
     optimizer = build_optimizer(list(loss.parameters()), {}, train)
-    model = ray.train.torch.prepare_model(
-        loss, parallel_strategy_kwargs={"find_unused_parameters": True}
-    )
     with_pairs = train.adapt == "contrastive"
     material = gather_material(job.store, job.prepared, job.known_before, with_pairs)
     return AdaptTask(backbone, loss, model, optimizer, material, train, device)
@@ -187,10 +199,11 @@ def adapt_loop(config: dict[str, Any]) -> None:
         progress.is_done = progress.step >= job.train.adapt_steps
         progress.curve.append({"epoch": progress.epoch, **point})
         tracker.epoch(progress.step, progress.curve[-1])
-        report_epoch(task, [progress], None, rank)
+        report_epoch(take_state(task, rank), [progress], None, rank)
     tracker.close()
+    weights = take_state(task, rank).model
     if not rank:
-        _export(job, task, progress)
+        _export(job, task, weights, progress)
 
 
 def _run_round(
@@ -203,9 +216,10 @@ def _run_round(
         torch.manual_seed(job.seed * 100_003 + progress.step * world_size() + rank)
         summed, count = _forward(task, progress.step, job.seed, rank)
         asked = sum_over_workers(torch.tensor([count])).item()
-        # DDP averages over workers; this makes that the mean over all that was asked.
+        # Workers' gradients are averaged; so that is the mean over all that was asked.
         (summed * world_size() / max(asked, 1)).backward()
-        norms.append(nn.utils.clip_grad_norm_(task.loss.parameters(), task.train.clip_norm).item())
+        average_whole(task.model)
+        norms.append(clip_gradients(list(task.loss.parameters()), task.train.clip_norm))
         set_rates(task.optimizer, progress.step, job.train.adapt_steps, 0, task.train)
         task.optimizer.step()
         task.optimizer.zero_grad(set_to_none=True)
@@ -247,10 +261,16 @@ def _tokens(task: AdaptTask, texts: list[str]) -> dict[str, Tensor]:
     return {name: ids.to(task.device) for name, ids in task.backbone.tokenize(texts).items()}
 
 
-def _export(job: AdaptJob, task: AdaptTask, progress: Progress) -> None:
-    """Write the backbone as a folder that `model.backbone` could name."""
+def _export(
+    job: AdaptJob, task: AdaptTask, weights: Mapping[str, Tensor], progress: Progress
+) -> None:
+    """Write the backbone with whole weights as a folder that `model.backbone` could name."""
+    # Not the task's own: it may hold a share of the weights alone.
+    (place,) = (n for n, part in task.loss.named_modules() if part is task.backbone.model)
+    model = job.source.load().model
+    model.load_state_dict(tensors_below(f"{place}.", weights))
     with tempfile.TemporaryDirectory() as scratch:
-        task.backbone.model.save_pretrained(scratch)
+        model.save_pretrained(scratch)
         task.backbone.tokenizer.save_pretrained(scratch)
         for path in sorted(Path(scratch).iterdir()):
             job.store.write_bytes(f"{job.target}/{path.name}", path.read_bytes())

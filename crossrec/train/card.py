@@ -103,7 +103,7 @@ def _data(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 def _quality(config: Config, summary: Mapping[str, Any]) -> str:
     training = summary["training"]
-    best = next(
+    best: dict[str, Any] = next(
         (point for point in training["curve"] if point["epoch"] == training["best_epoch"]), {}
     )
     measures = ", ".join(

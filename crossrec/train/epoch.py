@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray.train.torch
 import torch
 from torch import Tensor, distributed, nn
 
 from crossrec.data.replay import before, flatten, pad, training_targets
 from crossrec.model.inference import to_batch
-from crossrec.model.objectives import Targets
+from crossrec.model.objectives import Targets, gather_rows
 from crossrec.model.recommender import HistoryBatch
 from crossrec.schema import RATING, WEIGHT
 from crossrec.train.continued import select_learners
 from crossrec.train.progress import Progress
+from crossrec.train.sharding import average_whole, is_bf16, own_gradients, world_size
 from crossrec.train.task import Task, TrainJob, idle_batch
 from crossrec.train.tracking import Tracker
 
@@ -47,6 +47,15 @@ def learners(
         newest[has_events] = histories.days[ends[has_events]]
         keep, since = select_learners(newest, job.start.known_before, job.train.replay, rng)
         yield table.append_column("since", pa.array(since)).filter(pa.array(keep))
+
+
+def share_of(batch_size: int, rank: int, world: int) -> int:
+    """Return how many histories of a step a worker reads; all of them read `batch_size`.
+
+    >>> [share_of(128, rank, 3) for rank in range(3)]
+    [42, 43, 43]
+    """
+    return batch_size * (rank + 1) // world - batch_size * rank // world
 
 
 def minibatches(
@@ -77,8 +86,9 @@ def train_epoch(
 
     Returns:
         loss: of a target. learning_rate: of the head in the last step. gradient_norm: mean over
-        steps, before clipping. histories: read by all workers, also per second; tokens_per_s: read
-        by a backbone that learns. memory_mb, gpu_memory_mb: most that this worker has ever held.
+        steps, before clipping. workers: how many took part. histories: read by all of them, also
+        per second; tokens_per_s: read by a backbone that learns. memory_mb, gpu_memory_mb: most
+        that this worker has ever held.
         waiting: share of the time in which this worker waited for its batch.
     """
     task.loss.train()
@@ -120,6 +130,7 @@ def train_epoch(
         "learning_rate": _rate(task),
         "gradient_norm": round(float(np.mean(norms)), 4) if norms else 0.0,
         "waiting": round(waited / seconds, 4),
+        "workers": world_size(),
         **memory(task.device),
     }
 
@@ -159,30 +170,30 @@ def add_gradients(
 
     asked: weight of the targets of all workers and parts, over which the loss is a mean.
     """
+    # As of one batch: all parts see the targets of all workers and parts, and the same negatives.
+    chosen_M = gather_rows(torch.cat([part.rows_N for _, part in parts]).to(task.device))
+    before_draws = generator.get_state()
     total = 0.0
     for number, (batch, targets) in enumerate(parts, 1):
         # Workers exchange gradients once, with the last part.
         is_last = number == len(parts)
-        hold = contextlib.nullcontext() if is_last or world_size() == 1 else loss.no_sync()  # type: ignore[operator]
-        with hold:
+        with contextlib.nullcontext() if is_last else own_gradients(loss):
+            generator.set_state(before_draws)
+            here = batch.to(task.device), targets.to(task.device)
             with autocast(task.device, task.train.precision):
-                summed: Tensor = loss(batch.to(task.device), targets.to(task.device), generator)
-            # DDP averages over workers; this makes that the mean over the global batch's targets.
+                summed: Tensor = loss(*here, generator, chosen_M)
+            # Workers' gradients are averaged; so that is the mean over the global batch's targets.
             mean = summed * world_size() / asked
             (mean + task.penalty() if is_last else mean).backward()
         total += summed.item()
+    average_whole(loss)
     return total
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context of a forward pass in `train.precision`."""
-    is_bf16 = precision == "bf16" or (
-        precision == "auto"
-        and device.type == "cuda"
-        # Emulated, it is slower than fp32.
-        and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
+    is_enabled = is_bf16(device, precision)
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_enabled)
 
 
 def to_parts(job: TrainJob, table: pa.Table | None) -> list[tuple[HistoryBatch, Targets]]:
@@ -221,14 +232,10 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
     return to_batch(padded, job.bounds), targets
 
 
-def world_size() -> int:
-    """Return the number of workers; 1 outside of Ray Train."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
-
-
 def sum_over_workers(values: Tensor) -> Tensor:
     """Return the sum over the workers."""
     if world_size() > 1:
-        values = values.to(ray.train.torch.get_device())
+        # NCCL knows GPUs alone: this worker's is the current one.
+        values = values.to("cuda" if distributed.get_backend() == "nccl" else "cpu")
         distributed.all_reduce(values)
     return values.cpu()

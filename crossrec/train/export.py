@@ -1,9 +1,14 @@
 """A finished phase as a model folder, written by the worker that trained it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crossrec.model.checkpoint import Model, save_model, tensors_from_bytes
+from torch import Tensor
+
+from crossrec.model.adapters import select_trainable
+from crossrec.model.backbone import TextBackbone
+from crossrec.model.checkpoint import Model, save_model, tensors_below
 from crossrec.model.objectives import Objective
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob
@@ -38,18 +43,18 @@ def describe_scores(objective: Objective, horizon_days: int) -> dict[str, str | 
     return {"meaning": "higher is better, within a list", "unit": "none"}
 
 
-def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress) -> None:
+def export_phase(phase: Phase, task: Task, weights: Mapping[str, Tensor], chosen: Progress) -> None:
     """Write the model; again after a crash, with the same content.
 
     Args:
         phase: that ended.
-        task: holds the weights of its last epoch.
-        best: weights of the epoch to export instead, None for the last.
+        task: of the phase, whatever weights it holds.
+        weights: of the epoch to export, whole; the task may hold a share of them alone.
         chosen: of the phase that validated, this one or one before it.
     """
-    if best is not None:
-        task.loss.load_state_dict(tensors_from_bytes(best))
     job = phase.job
+    recommender = task.loss.recommender
+    recommender.load_state_dict(tensors_below("recommender.", weights))
     domains = tuple(domain.name for domain in job.prepared.domains)
     facts = phase.notes | {
         "seed": job.seed,
@@ -58,7 +63,13 @@ def export_phase(phase: Phase, task: Task, best: bytes | None, chosen: Progress)
         "known_before_day": job.known_before,
         "valid_ndcg@10": chosen.best_ndcg,
     }
-    model = Model(job.model, task.loss.recommender, task.items, domains, facts)
-    learned = task.learning_backbone
-    texts = learned or job.source.untrained()
+    model = Model(job.model, recommender, task.items, domains, facts)
+    texts = job.source.untrained() if task.texts is None else _trained_backbone(job, weights)
     save_model(job.store, phase.folder, model, texts, job.source.vision())
+
+
+def _trained_backbone(job: TrainJob, weights: Mapping[str, Tensor]) -> TextBackbone:
+    backbone = job.source.load()
+    select_trainable(backbone, job.model)
+    backbone.load_state_dict(tensors_below("text_of.backbone.", weights))
+    return backbone

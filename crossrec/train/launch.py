@@ -43,6 +43,9 @@ from crossrec.train.workers import Run, run_workers
 
 BEGUN = "finetuning.json"
 
+NOT_IN_DIGEST = {"tracking", "strategy", "num_workers", "min_workers"}
+"""Settings that may change from a night to its rerun, which goes on all the same."""
+
 
 def finetune(config: Config, store: Store) -> dict[str, Any]:
     """Run the stage on an initialised Ray; return what finetune.json holds.
@@ -131,6 +134,7 @@ def train_models(
         folders.checkpoints,
         training_digest(config, prepared),
         config.train.num_workers,
+        config.train.min_workers,
     )
     chosen, *rest = run_phases(plan, run)
     valid, holdout, night = (plan.days[name] for name in ("valid", "holdout", "night"))
@@ -238,7 +242,10 @@ def time_cuts(config: Config, prepared: Prepared) -> tuple[int, int, int]:
 
 
 def training_digest(config: Config, prepared: Prepared) -> str:
-    """Return 16 hex digits that change with the input and the settings that training reads."""
+    """Return 16 hex digits that change with the input and the settings that training reads.
+
+    How many workers share it, and how, is not among them: any go on from any checkpoint.
+    """
     settings = {
         "seed": config.seed,
         "prepared": prepared.digest,
@@ -247,6 +254,6 @@ def training_digest(config: Config, prepared: Prepared) -> str:
     }
     settings |= {
         "model": config.model.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude={"tracking"}),
+        "train": config.train.model_dump(mode="json", exclude=NOT_IN_DIGEST),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

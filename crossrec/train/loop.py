@@ -25,10 +25,18 @@ import torch
 from torch import distributed, nn
 
 from crossrec.errors import ConfigError, explain
-from crossrec.model.checkpoint import tensors_to_bytes
-from crossrec.train.epoch import learners, minibatches, train_epoch
+from crossrec.model.checkpoint import tensors_from_bytes, tensors_to_bytes
+from crossrec.model.inference import ItemState
+from crossrec.train.epoch import learners, minibatches, share_of, train_epoch
 from crossrec.train.export import Phase, export_phase
-from crossrec.train.progress import Progress, Saved, read_checkpoint, report_epoch
+from crossrec.train.progress import (
+    Progress,
+    Saved,
+    read_checkpoint,
+    report_epoch,
+    take_state,
+)
+from crossrec.train.sharding import join_workers
 from crossrec.train.task import Task, TrainJob, build_task
 from crossrec.train.tracking import Tracked, Tracker, open_tracker
 from crossrec.train.validate import RMSE, Valid, judge_epoch, load_valid
@@ -71,9 +79,7 @@ def _train_phase(
         job = replace(job, epochs=earlier[-1].best_epoch)
     torch.manual_seed(job.seed)
     task = build_task(job, ray.train.torch.get_device())
-    loss = ray.train.torch.prepare_model(
-        task.loss, parallel_strategy_kwargs={"find_unused_parameters": True}
-    )
+    loss = join_workers(task.loss, task.device)
     progress, best = Progress(phase.name), None
     if saved is not None:
         progress, best = saved.phases[-1], saved.best
@@ -84,21 +90,20 @@ def _train_phase(
     judge = None
     if job.valid is not None and not worker.rank and not progress.is_done:
         judge = Judge.load(job)
-    if not progress.curve:
-        best = _judge(job, task, judge, progress, {"loss": None}) or best
-        tracker.epoch(progress.step, progress.curve[-1])
-        _meet(progress, worker)
-        report_epoch(task, [*earlier, progress], best, worker.rank)
     while not progress.is_done:
-        point = _run_epoch(job, task, loss, progress, worker, tracker)
-        best = _judge(job, task, judge, progress, point) or best
+        point: dict[str, Any] = {"loss": None}  # of epoch 0, before training
+        if progress.curve:
+            point = _run_epoch(job, task, loss, progress, worker, tracker)
+        is_best = _judge(job, task, judge, progress, point)
         tracker.epoch(progress.step, progress.curve[-1])
         _meet(progress, worker)
-        report_epoch(task, [*earlier, progress], best, worker.rank)
+        best = _report(task, [*earlier, progress], best, is_best)
     tracker.close()
+    weights = take_state(task, worker.rank).model
     if not worker.rank:
+        weights = tensors_from_bytes(best) if best is not None else weights
         validated = [found for found in (*earlier, progress) if found.best_ndcg >= 0]
-        export_phase(phase, task, best, (validated or [progress])[-1])
+        export_phase(phase, task, weights, (validated or [progress])[-1])
     return progress
 
 
@@ -113,15 +118,25 @@ def _run_epoch(
     """Train on every history once; return the epoch's point of the curve."""
     began = time.perf_counter()
     torch.manual_seed(job.seed * 100_003 + progress.epoch * worker.world + worker.rank)
-    tables = worker.shard.iter_batches(
-        batch_size=job.train.batch_size * SHUFFLE_BATCHES // worker.world, batch_format="pyarrow"
-    )
+    size = share_of(job.train.batch_size, worker.rank, worker.world)
+    tables = worker.shard.iter_batches(batch_size=size * SHUFFLE_BATCHES, batch_format="pyarrow")
     rng = np.random.default_rng(torch.initial_seed())
-    size = job.train.batch_size // worker.world
     batches = minibatches(learners(tables, job, rng), size, rng)
     point = train_epoch(job, task, loss, batches, progress, tracker)
     progress.epoch += 1
     return point | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+def _report(
+    task: Task, phases: Sequence[Progress], best: bytes | None, is_best: bool
+) -> bytes | None:
+    """Report an epoch with its checkpoint; return the best weights so far, on rank 0."""
+    # Not kept: whole, it may be large beside what a worker holds.
+    rank = ray.train.get_context().get_world_rank()
+    state = take_state(task, rank)
+    best = tensors_to_bytes(state.model) if is_best else best
+    report_epoch(state, phases, best, rank)
+    return best
 
 
 def _meet(progress: Progress, worker: Worker) -> None:
@@ -156,38 +171,39 @@ class Judge:
 
 def _judge(
     job: TrainJob, task: Task, judge: Judge | None, progress: Progress, point: dict[str, Any]
-) -> bytes | None:
-    """Add an epoch to the curve and decide whether it is the last; return the weights if best.
+) -> bool:
+    """Add an epoch to the curve and decide whether it is the last; return whether it is the best.
 
-    A rank without a judge only adds it: `_meet` brings what rank 0 found.
+    A rank without a judge adds it and helps to encode: `_meet` brings what rank 0 found.
     """
     progress.curve.append({"epoch": progress.epoch, **point})
     if job.valid is None:
         progress.best_epoch = progress.epoch
         progress.is_done |= progress.epoch >= job.epochs
-        return None
-    best = None
-    if judge is not None:
-        best = _judge_slices(job, task, judge, progress)
+        return False
+    began = time.perf_counter()
+    items = task.item_state()
+    is_best = judge is not None and _judge_slices(job, task, items, judge, progress)
+    progress.curve[-1]["valid_seconds"] = round(time.perf_counter() - began, 2)
     is_waiting = progress.epoch - progress.best_epoch >= job.train.patience
     progress.is_done |= is_waiting or progress.epoch >= job.epochs
-    return best
+    return is_best
 
 
-def _judge_slices(job: TrainJob, task: Task, judge: Judge, progress: Progress) -> bytes | None:
-    """Add the slices' measures to the newest point; return the weights if it is the best so far."""
-    began = time.perf_counter()
-    recommender, items = task.loss.recommender, task.item_state()
+def _judge_slices(
+    job: TrainJob, task: Task, items: ItemState, judge: Judge, progress: Progress
+) -> bool:
+    """Add the slices' measures to the newest point; return whether it is the best so far."""
+    recommender = task.loss.recommender
     found = judge_epoch(recommender, items, judge.valid, task.activity, job.prepared)
     point = progress.curve[-1]
     point |= {name: round(value, 5) for name, value in found.items()}
     if judge.earlier:
         earlier = judge_epoch(recommender, items, judge.earlier, task.activity, job.prepared)
         point["earlier_ndcg@10"] = round(earlier["ndcg@10"], 5)
-    point["valid_seconds"] = round(time.perf_counter() - began, 2)
     value = -found[RMSE] if job.is_of_ratings else found[job.train.stop_on]
     if progress.best_value is not None and value <= progress.best_value:
-        return None
+        return False
     progress.best_value, progress.best_epoch = value, progress.epoch
     progress.best_ndcg = found["ndcg@10"]
-    return tensors_to_bytes(task.loss.state_dict())
+    return True

@@ -6,6 +6,8 @@ A checkpoint is a folder of the newest phase's weights and optimizer, and of all
     best.safetensors                     the best epoch's weights, where the phase validates
     progress.json                        {"phases": [...]}; the newest phase comes last
     checksums.json                       the sha256 of each
+
+It is the same whatever `train.strategy` and the number of workers, and any of them go on from it.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ from typing import Any, Protocol
 
 import ray.train
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossrec.model.adapters import adapter_state, restore_adapter
 from crossrec.model.backbone import TextBackbone
@@ -31,13 +33,14 @@ from crossrec.model.checkpoint import (
 from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
+from crossrec.train.sharding import gathered, is_sharded, shared_moments, shared_out
 
 PROGRESS = "progress.json"
 CHECKSUMS = "checksums.json"
 
 
 class Trained(Protocol):
-    """What a checkpoint holds the state of."""
+    """What a checkpoint holds the state of, and all that learns on this worker."""
 
     @property
     def loss(self) -> nn.Module:
@@ -75,6 +78,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class State:
+    """Weights, and what the optimizer and an adapter remember: whole, whoever holds which share."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def take_state(task: Trained, rank: int) -> State:
+    """Return the state of a task; all workers take part, and rank 0 alone gets it whole."""
+    backbone = task.learning_backbone
+    adapter = adapter_state(backbone) if backbone is not None else {}
+    state = {"optimizer": task.optimizer.state_dict(), "adapter": adapter}
+    return State(gathered(dict(task.loss.state_dict()), not rank), gathered(state, not rank))
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint in memory: `phases` is never empty, the weights are those of its last."""
 
@@ -85,9 +104,13 @@ class Saved:
 
     def restore(self, task: Trained) -> None:
         """Put weights and optimizer state back into a task of the same phase."""
-        task.loss.load_state_dict(tensors_from_bytes(self.model))
-        state = state_from_bytes(self.optimizer, task.device)
-        task.optimizer.load_state_dict(state["optimizer"])
+        own = task.loss.state_dict()
+        weights = tensors_from_bytes(self.model)
+        task.loss.load_state_dict({name: shared_out(weights[name], own[name]) for name in own})
+        # Whole, it may be more than the device holds.
+        state = state_from_bytes(self.optimizer, "cpu" if is_sharded(task.loss) else task.device)
+        parameters = [part for group in task.optimizer.param_groups for part in group["params"]]
+        task.optimizer.load_state_dict(shared_moments(state["optimizer"], parameters))
         if task.learning_backbone is not None:
             restore_adapter(task.learning_backbone, state["adapter"])
 
@@ -142,7 +165,7 @@ def _read_whole(store: Store, folder: str) -> Saved | None:
     )
 
 
-def report_epoch(task: Trained, phases: Sequence[Progress], best: bytes | None, rank: int) -> None:
+def report_epoch(state: State, phases: Sequence[Progress], best: bytes | None, rank: int) -> None:
     """Report the newest phase's epoch to Ray Train, rank 0 with a checkpoint; a barrier."""
     progress = phases[-1]
     metrics: dict[str, Any] = {
@@ -155,19 +178,16 @@ def report_epoch(task: Trained, phases: Sequence[Progress], best: bytes | None, 
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        write_checkpoint(Path(scratch), task, phases, best)
+        write_checkpoint(Path(scratch), state, phases, best)
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(scratch))
 
 
 def write_checkpoint(
-    folder: Path, task: Trained, phases: Sequence[Progress], best: bytes | None
+    folder: Path, state: State, phases: Sequence[Progress], best: bytes | None
 ) -> None:
     """Write a checkpoint into an empty local folder."""
-    (folder / "model.safetensors").write_bytes(tensors_to_bytes(task.loss.state_dict()))
-    backbone = task.learning_backbone
-    adapter = adapter_state(backbone) if backbone is not None else {}
-    state = {"optimizer": task.optimizer.state_dict(), "adapter": adapter}
-    (folder / "optimizer.pt").write_bytes(state_to_bytes(state))
+    (folder / "model.safetensors").write_bytes(tensors_to_bytes(state.model))
+    (folder / "optimizer.pt").write_bytes(state_to_bytes(state.optimizer))
     if best is not None:
         (folder / "best.safetensors").write_bytes(best)
     said = {"phases": [asdict(phase) for phase in phases]}

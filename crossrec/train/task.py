@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared, read_catalogue
@@ -36,6 +36,7 @@ from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 from crossrec.train.continued import Anchor, Start
 from crossrec.train.optimize import build_optimizer, set_rates
+from crossrec.train.sharding import clip_gradients, is_sharded, place_among_workers, shard
 from crossrec.vectorcache import read_vectors
 
 
@@ -101,9 +102,16 @@ class LearningTexts(nn.Module):
         return torch.cat([texts_UT, self.images_IV[rows_U].to(texts_UT)], 1)
 
     def whole(self) -> Tensor:
-        """Return the vectors (I, T) of all items, without gradients."""
-        texts_IT = torch.from_numpy(encode_texts(self.backbone, self.texts))
-        return torch.cat([texts_IT.to(self.images_IV), self.images_IV], 1)
+        """Return the vectors (I, T) of all items, without gradients.
+
+        All workers take part: each encodes its share of the texts.
+        """
+        share = place_among_workers()
+        texts_IT = torch.from_numpy(encode_texts(self.backbone, self.texts, share))
+        texts_IT = texts_IT.to(self.images_IV)
+        if share[1] > 1:
+            distributed.all_reduce(texts_IT)
+        return torch.cat([texts_IT, self.images_IV], 1)
 
 
 @dataclass
@@ -144,14 +152,14 @@ class Task:
     def step(self, step: int, epoch: int) -> float:
         """Take an optimizer step, the gradients being there; return their norm before clipping."""
         set_rates(self.optimizer, step, self.total_steps, epoch, self.train)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
+        norm = clip_gradients(self.parameters, self.train.clip_norm)
         self.optimizer.step()
         if self.anchor is not None:
             self.anchor.pull(self.optimizer)
         if self.texts is not None:
             step_adapter(self.texts.backbone, step)
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def penalty(self) -> Tensor:
         """Return what is added to the mean loss of a step."""
@@ -159,7 +167,7 @@ class Task:
         return torch.zeros((), device=self.device) if found is None else found
 
     def item_state(self) -> ItemState:
-        """Return the vectors of the whole catalogue under the current weights."""
+        """Return the vectors of the whole catalogue under the current weights; all take part."""
         self.loss.eval()
         vectors_IT = self.vectors_IT if self.texts is None else self.texts.whole().to(self.device)
         return item_state(
@@ -206,7 +214,7 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         backbone = job.source.load()
         images_IV = vectors_IT[:, backbone.width :]
         texts = LearningTexts(backbone, catalogue["text"].to_pylist(), images_IV)
-        learning = _let_learn(texts.backbone, job)
+        learning = _let_learn(texts.backbone, job, device)
     table = ItemTable(
         torch.from_numpy(np.where(has_id, np.cumsum(has_id) - 1, -1)).to(device),
         torch.from_numpy(counts.astype(np.float32)).to(device),
@@ -246,13 +254,16 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     )
 
 
-def _let_learn(backbone: TextBackbone, job: TrainJob) -> dict[nn.Parameter, int]:
+def _let_learn(
+    backbone: TextBackbone, job: TrainJob, device: torch.device
+) -> dict[nn.Parameter, int]:
     """Make what the settings name learn; return it with how far below the top each part lies."""
-    chosen = select_trainable(backbone, job.model)
+    select_trainable(backbone, job.model)
     if job.train.gradient_checkpointing:
         backbone.checkpoint_activations()
-    depth = depths(backbone.model)
-    return {part: depth[part] for part in chosen}
+    if job.train.strategy == "fsdp":
+        shard(backbone.model, device, job.train.precision)
+    return {part: depth for part, depth in depths(backbone.model).items() if part.requires_grad}
 
 
 def count_steps(job: TrainJob, activity: Activity) -> int:
@@ -269,5 +280,6 @@ def count_steps(job: TrainJob, activity: Activity) -> int:
 def compile_modules(loss: NextEventLoss) -> None:
     """Compile in place what runs at every step; batches differ in length, so shapes are dynamic."""
     loss.recommender.encoder.compile(dynamic=True)
-    if isinstance(loss.text_of, LearningTexts):
+    # Shared out, a backbone comes together by hooks, which are not for a compiler.
+    if isinstance(loss.text_of, LearningTexts) and not is_sharded(loss.text_of):
         loss.text_of.backbone.model.compile(dynamic=True)

@@ -12,6 +12,7 @@ import ray.data
 import ray.train
 from ray.data import ExecutionOptions
 from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import ScalingConfig
 
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.storage import Store
@@ -21,6 +22,10 @@ from crossrec.train.watch import log_epochs
 CPUS_A_WORKER = 8
 """At most; more would not fit beside a GPU on common nodes, and the loop has no use for them."""
 
+RESIZE_AFTER_S = 600.0
+"""Between looks for room for more workers, where there are fewer than could be: those that work
+begin again at the last checkpoint, and the epoch in progress is lost."""
+
 WORKER_FAILURES = 2
 """Times that Ray Train restarts its workers from the last checkpoint before the stage fails."""
 
@@ -29,14 +34,16 @@ WORKER_FAILURES = 2
 class Run:
     """Where a run's checkpoints lie, and its workers.
 
-    folder, name: checkpoints are in folder/name of the store. runs_at_once: how many such runs
-    share the cluster. callbacks: Ray Train's, which hear of every report.
+    folder, name: checkpoints are in folder/name of the store. min_workers: with which it goes on
+    where there is no room for all; None: with all alone. runs_at_once: how many such runs share the
+    cluster. callbacks: Ray Train's, which hear of every report.
     """
 
     store: Store
     folder: str
     name: str
     workers: int
+    min_workers: int | None = None
     runs_at_once: int = 1
     callbacks: Sequence[Any] = ()
 
@@ -67,7 +74,7 @@ def run_workers(
         train_loop_config={**config, "folder": run.checkpoints},
         datasets=dict(datasets or {}),
         dataset_config=ray.train.DataConfig(execution_options=options),
-        scaling_config=scale_workers(run.workers, run.runs_at_once),
+        scaling_config=scale_workers(run),
         run_config=ray.train.RunConfig(
             name=run.name,
             storage_path=store.full_path(run.folder),
@@ -94,26 +101,36 @@ def run_workers(
     return saved
 
 
-def scale_workers(workers: int, runs_at_once: int = 1) -> ray.train.ScalingConfig:
+def scale_workers(run: Run) -> ScalingConfig:
     """Give each worker a GPU where the cluster has them, else an equal share of the CPUs.
 
     One CPU in two stays free: Ray Data needs some to stream beside the workers, or nothing moves at
-    all.
+    all. What an autoscaler may add counts as there: Ray waits for it.
 
     Raises:
-        ConfigError: the cluster is too small for so many runs of so many workers.
+        ConfigError: the cluster can never hold the fewest workers of all runs at once.
     """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    everyone = workers * runs_at_once
-    each = max(1, min(cpus // 2 // everyone, CPUS_A_WORKER))
+    now, most = ray.cluster_resources(), _limits()
+    cpus, gpus = (int(max(now.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU"))
+    each = max(1, min(cpus // 2 // (run.workers * run.runs_at_once), CPUS_A_WORKER))
+    everyone = (run.min_workers or run.workers) * run.runs_at_once
     if everyone * each >= cpus or (gpus and everyone > gpus):
         found = f"{cpus} CPUs and {gpus} GPUs in the cluster"
         expected = f"room for {everyone} workers and at least one CPU beside them"
-        where = "train.num_workers" + (" x tune.max_concurrent" if runs_at_once > 1 else "")
+        where = f"train.{'min' if run.min_workers else 'num'}_workers"
+        where += " x tune.max_concurrent" if run.runs_at_once > 1 else ""
         raise ConfigError(explain(where, expected, found, "use fewer workers or a larger cluster"))
-    return ray.train.ScalingConfig(
-        num_workers=workers,
+    return ScalingConfig(
+        num_workers=(run.min_workers, run.workers) if run.min_workers else run.workers,
+        elastic_resize_monitor_interval_s=RESIZE_AFTER_S,
         use_gpu=gpus > 0,
         resources_per_worker={"CPU": each, "GPU": min(gpus, 1)},
     )
+
+
+def _limits() -> dict[str, float]:
+    """Return the resources that an autoscaler may bring the cluster to; nothing without one."""
+    # Ray 2.60 has no public way to ask; Ray Train itself asks here.
+    from ray._private.state import state
+
+    return dict(state.get_max_resources_from_cluster_config() or {})

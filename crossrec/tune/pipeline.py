@@ -28,8 +28,8 @@ from ray.tune.schedulers import ASHAScheduler
 from crossrec.config import Config
 from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.prepare import prepare
-from crossrec.encode import BackboneSource
 from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.model.source import BackboneSource
 from crossrec.runlog import log, stage
 from crossrec.storage import Store
 from crossrec.train.adapt import check_adapt
@@ -114,7 +114,7 @@ def tune(config: Config, store: Store) -> dict[str, Any]:
 def _check(trials: Sequence[Trial], store: Store, runs_at_once: int) -> None:
     """Fail before any work where a trial could not train."""
     for trial in trials:
-        scale_workers(trial.config.train.num_workers, runs_at_once)
+        scale_workers(_run_of(trial, store, "", runs_at_once))
         BackboneSource(store, trial.config.model).check()
         check_adapt(trial.config, store)
         check_tracking(trial.config.train.tracking)
@@ -146,9 +146,13 @@ def plan_trial(trial: Trial, store: Store, prepared: Prepared, runs_at_once: int
     config, folder = trial.config, f"runs/{trial.config.run_id}/tune/{trial.name}"
     # Without a folder for a refit: the phase that looks at the validation slice is all there is.
     plan = plan_training(config, store, prepared, Folders(folder, f"{folder}/{SELECTED}"))
-    workers = config.train.num_workers
-    run = Run(store, folder, training_digest(config, prepared), workers, runs_at_once)
+    run = _run_of(trial, store, training_digest(config, prepared), runs_at_once)
     return TrialPlan(folder, plan, run, trial.parameters, measure_name(config.train))
+
+
+def _run_of(trial: Trial, store: Store, name: str, runs_at_once: int) -> Run:
+    train, folder = trial.config.train, f"runs/{trial.config.run_id}/tune/{trial.name}"
+    return Run(store, folder, name, train.num_workers, train.min_workers, runs_at_once)
 
 
 def make_scheduler(

@@ -9,7 +9,6 @@ from typing import Literal
 
 import pytest
 import ray
-import ray.train.torch
 import torch
 import yaml
 from safetensors.torch import load
@@ -29,7 +28,7 @@ from crossrec.train.adapt import (
     check_adapt,
 )
 from crossrec.train.launch import finetune, time_cuts
-from crossrec.train.progress import Progress, read_checkpoint, write_checkpoint
+from crossrec.train.progress import Progress, read_checkpoint, take_state, write_checkpoint
 from crossrec.train.tracking import Tracker
 from tests.nights import Night, change, published_night
 from tests.small import histories
@@ -47,7 +46,6 @@ def job(tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> 
     """Five texts, and one history in which two of them follow each other before day 10."""
     known = histories([(0, 3), (4, 9), (2, 10)])
     monkeypatch.setattr(material, "sample_histories", lambda *_: known)
-    monkeypatch.setattr(ray.train.torch, "prepare_model", lambda model, **_: model)
     base = make_job(tmp_path, tiny_backbone)
     train = TrainConfig(adapt="contrastive", adapt_steps=30, adapt_learning_rate=1e-3)
     return AdaptJob(base.store, base.prepared, base.source, train, 17, 10, "cache/backbones/x")
@@ -86,7 +84,7 @@ def test_a_checkpoint_brings_back_a_round_with_all_its_dropout(
     adapting._run_round(job, task, progress, 0, Tracker([]))
     folder = tmp_path / "store" / "x" / "checkpoint_1"
     folder.mkdir(parents=True)
-    write_checkpoint(folder, task, [progress], None)
+    write_checkpoint(folder, take_state(task, 0), [progress], None)
     job = replace(job, train=job.train.model_copy(update={"adapt_steps": 6}))
     saved = read_checkpoint(Store(str(tmp_path / "store")), "x")
     assert saved is not None

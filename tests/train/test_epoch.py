@@ -16,6 +16,7 @@ from crossrec.train.epoch import (
     autocast,
     learners,
     minibatches,
+    share_of,
     to_parts,
     train_epoch,
 )
@@ -41,6 +42,13 @@ def test_minibatches_hold_every_user_once() -> None:
     assert sorted(batch.num_rows for batch in batches) == [1, 1, 3, 3]
     users = [user for batch in batches for user in batch["user_id"].to_pylist()]
     assert sorted(users) == sorted([*(f"u{user}" for user in range(7)), "u0"])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 7])
+def test_shares_of_any_number_of_workers_are_the_batch(world: int) -> None:
+    shares = [share_of(7, rank, world) for rank in range(world)]
+    assert sum(shares) == 7
+    assert max(shares) - min(shares) <= 1
 
 
 def test_epoch_of_a_worker_lasts_as_long_as_that_of_the_others(
@@ -89,10 +97,13 @@ def gradients(job: TrainJob) -> dict[str, Tensor]:
     return {name: p.grad for name, p in task.loss.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize(
+    "train", [{}, {"full_softmax_items": 0, "negatives": 1}, {"objective": "contrastive"}]
+)
 def test_accumulated_gradients_are_those_of_the_whole_batch(
-    tmp_path: Path, tiny_backbone: str
+    tmp_path: Path, tiny_backbone: str, train: dict[str, Any]
 ) -> None:
-    job = make_job(tmp_path, tiny_backbone)
+    job = settings(make_job(tmp_path, tiny_backbone), **train)
     whole, parts = gradients(job), gradients(settings(job, accumulate=4))
     assert len(to_parts(settings(job, accumulate=4), histories([4, 3, 1, 2, 5, 3]))) == 4
     assert whole.keys() == parts.keys()

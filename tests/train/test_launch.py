@@ -37,9 +37,10 @@ def night(ray_cluster: None, tiny_backbone: str) -> Night:
 
 @pytest.fixture(scope="module")
 def by_two(night: Night) -> dict[str, Any]:
-    """A fine-tuning by two workers that reaches the backbone."""
+    """A fine-tuning by two workers that share the backbone, which learns."""
     train = {
         "num_workers": 2,
+        "strategy": "fsdp",
         "epochs": 2,
         "batch_size": 32,
         "learning_rate": 0.003,
@@ -69,6 +70,16 @@ def test_two_workers_learn(by_two: dict[str, Any]) -> None:
     losses = [point["loss"] for point in by_two["training"]["curve"][1:]]
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_a_model_that_workers_share_is_whole(night: Night, by_two: dict[str, Any]) -> None:
+    whole = load((Path(night.config.model.backbone) / "model.safetensors").read_bytes())
+    for name in ("selected", "model"):
+        found = backbone_of(night.store, by_two[name])
+        assert {n: part.shape for n, part in found.items()} == {
+            n: part.shape for n, part in whole.items()
+        }
 
 
 @pytest.mark.slow

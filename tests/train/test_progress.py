@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from crossrec.storage import Store
-from crossrec.train.progress import PROGRESS, Progress, read_checkpoint, write_checkpoint
+from crossrec.train.progress import (
+    PROGRESS,
+    Progress,
+    read_checkpoint,
+    take_state,
+    write_checkpoint,
+)
 from crossrec.train.task import Task, build_task
 from tests.train.test_task import BATCH, CPU, TARGETS, make_job, take_step
 
@@ -27,7 +33,7 @@ def store(tmp_path: Path, task: Task) -> Store:
         take_step(task)
         folder = Path(store.full_path(f"{RUN}/{name}"))
         folder.mkdir(parents=True)
-        write_checkpoint(folder, task, [Progress("select", epoch=epoch)], b"best")
+        write_checkpoint(folder, take_state(task, 0), [Progress("select", epoch=epoch)], b"best")
     store.write_json(f"{RUN}/checkpoint_manager_snapshot.json", {})
     return store
 
@@ -91,7 +97,7 @@ def test_an_adapter_goes_on_from_a_checkpoint_as_if_undisturbed(
             if step == stop:
                 folder = Path(store.full_path(f"{RUN}/{NEWEST}"))
                 folder.mkdir(parents=True)
-                write_checkpoint(folder, task, [Progress("select")], None)
+                write_checkpoint(folder, take_state(task, 0), [Progress("select")], None)
                 saved = read_checkpoint(store, RUN)
                 assert saved is not None
                 task = build_task(job, CPU)

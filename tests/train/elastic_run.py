@@ -1,0 +1,92 @@
+"""A small training by one or two workers on a Ray of two nodes, of which one is killed half way.
+
+python -m tests.train.elastic_run FOLDER BACKBONE          # writes FOLDER/curve.json
+
+In a process of its own: the tests' Ray has one node, and a process has one Ray.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+
+from crossrec.data.histories import histories_path
+from crossrec.data.stream import stream_histories
+from crossrec.train.export import Phase
+from crossrec.train.loop import train_loop
+from crossrec.train.progress import parse_progress
+from crossrec.train.workers import Run, run_workers
+from tests.train.test_epoch import histories, settings
+from tests.train.test_task import make_job
+
+EPOCHS = 12
+KILLED_AFTER = 3
+"""Epochs whose checkpoints are there when the node dies."""
+
+USERS = 24
+
+# Two CPUs a worker: the first node has room for one, with one left to read.
+FIRST_CPUS, SECOND_CPUS = 3, 5
+
+
+def newest_epoch(folder: Path) -> int:
+    """Return the newest epoch that a checkpoint knows, -1 before the first."""
+    found = [-1]
+    for path in folder.glob("checkpoint_*/progress.json"):
+        try:
+            found.append(parse_progress(path.read_bytes())[-1].epoch)
+        except (ValueError, OSError):  # half written, or just removed
+            continue
+    return max(found)
+
+
+def kill_half_way(node: subprocess.Popen[bytes], folder: Path) -> None:
+    while newest_epoch(folder) < KILLED_AFTER:
+        time.sleep(0.05)
+    os.killpg(node.pid, signal.SIGKILL)
+
+
+def main(folder: Path, backbone: str) -> None:
+    job = make_job(folder, backbone)
+    prepared = replace(job.prepared, users=USERS)
+    job = replace(settings(job, batch_size=6, epochs=EPOCHS), prepared=prepared, epochs=EPOCHS)
+    job.store.write_parquet(histories_path(prepared.folder, 0), histories([3] * USERS))
+    ray.init(
+        address="local",
+        num_cpus=FIRST_CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+        _temp_dir=str(folder / "ray"),
+    )
+    address = ray.get_runtime_context().gcs_address
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
+    start += [f"--address={address}", f"--num-cpus={SECOND_CPUS}"]
+    start += [f"--object-store-memory={100 * 2**20}"]
+    with (folder / "node.log").open("wb") as said:
+        node = subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True)
+    try:
+        while ray.cluster_resources().get("CPU", 0) < FIRST_CPUS + SECOND_CPUS:
+            time.sleep(0.1)
+        run = Run(job.store, "runs", "elastic", workers=2, min_workers=1)
+        folder_of_run = Path(job.store.full_path(run.checkpoints))
+        threading.Thread(target=kill_half_way, args=(node, folder_of_run), daemon=True).start()
+        datasets = {"histories": stream_histories(job.store, prepared)}
+        config = {"phases": [Phase("select", job, "models/x", {})], "tracked": run.folder}
+        saved = run_workers(run, train_loop, config, datasets)
+    finally:
+        if node.poll() is None:
+            os.killpg(node.pid, signal.SIGKILL)
+        ray.shutdown()
+    (folder / "curve.json").write_text(json.dumps(saved.phases[-1].curve))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
