@@ -84,7 +84,7 @@ def test_nobody_is_stopped_before_the_grace_epochs() -> None:
 
 def test_trial_counts_by_its_best_epoch_so_far() -> None:
     over = [make_record("a", [0.1, 0.3, 0.2])]
-    assert decide(over, 2, 0.25) == TrialScheduler.STOP
+    assert decide(over, 2, 0.25, grace_epochs=2) == TrialScheduler.STOP
 
 
 def test_records_of_another_search_are_refused(tmp_path: Path) -> None:
