@@ -97,11 +97,11 @@ class TrainConfig(Section):
     """How workers share a backbone that learns, or is adapted: each has all of it, or a share of
     every layer, its gradients and its optimizer's state (FSDP2), for one that a device cannot hold.
     All else is on every worker."""
-    epochs: Annotated[int, Field(ge=0, le=10_000)] = 8
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Passes over the histories at most."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps at most; default: as many as the epochs have."""
-    patience: Annotated[int, Field(ge=1, le=1_000)] = 2
+    patience: Annotated[int, Field(ge=1, le=1_000)] = 3
     """Epochs without a better `stop_on` before stopping."""
     stop_on: Literal["ndcg@10", "hr@10", "mrr@10"] = "ndcg@10"
     """Measure of the validation slice that chooses the epoch; under mse it is the rating's error,

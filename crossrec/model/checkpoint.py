@@ -40,8 +40,8 @@ from crossrec.model.weights import BackboneFolder, locate_weights
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
-FORMAT = 3
-"""Of a model folder; another set of tensors is a new number."""
+FORMAT = 4
+"""Of a model folder; another set of tensors, or another meaning of one, is a new number."""
 
 BOTTLENECKS = "bottlenecks.safetensors"
 """Beside a backbone's weights: adapters that cannot be added to them."""

@@ -72,6 +72,10 @@ EPOCHS = 15
 SEQUENCE_EPOCHS = 10
 LISTS_A_STEP = 256
 
+SEQUENCE_SPEED = 10.0
+"""A cosine tells items apart less than the other parts do; at their speed its weight would end far
+from where it is best."""
+
 CLIP = 3.0
 """Features beyond so many deviations are clipped: a network knows nothing of what lies there."""
 
@@ -126,6 +130,8 @@ class Fusion(nn.Module):
         nn.init.zeros_(self.item_bias.weight)
         nn.init.zeros_(self.item_bias.bias)
         self.sequence = nn.Parameter(torch.zeros(()))
+        # Log of what the other parts count beside the sequence, by what they counted without it.
+        self.sequence_beside = nn.Parameter(torch.zeros(len(PARTS)))
         self.sequence_gate = nn.Linear(users + domains, 1)
         nn.init.zeros_(self.sequence_gate.weight)
         nn.init.zeros_(self.sequence_gate.bias)
@@ -155,8 +161,8 @@ class Fusion(nn.Module):
         asked = torch.cat([scaled_BF * self.known_users, domain], 1)
         gates = self.gates(asked).exp()
         return UserSide(
-            self.weights * self.known_parts * gates[:, :-1],
-            self.sequence * self.sequence_gate(asked).exp().squeeze(1),
+            self.weights * self.known_parts * gates[:, :-1] * self.sequence_beside.exp(),
+            SEQUENCE_SPEED * self.sequence * self.sequence_gate(asked).exp().squeeze(1),
             torch.cat([gates[:, -1:], self.user_columns(asked)], 1),
         )
 
@@ -264,7 +270,10 @@ def fit(
 
 
 def fit_sequence(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> None:
-    """Learn how much the sequence adds to a fitted fusion, from moments its model has not seen."""
+    """Learn what the sequence counts, and the other parts beside it, in a fitted fusion.
+
+    lists: of moments that the sequence's model has not seen.
+    """
     learned = [p for name, p in fusion.named_parameters() if name.startswith("sequence")]
     _descend(fusion, lists, learned, learning_rate, seed, SEQUENCE_EPOCHS)
 

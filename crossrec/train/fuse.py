@@ -25,7 +25,7 @@ from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Activity, Histories, load_activity, sample_histories
 from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import load_model, save_fusions
-from crossrec.model.fusion import Fusion, Shortlists, fit, fit_sequence, join
+from crossrec.model.fusion import SEQUENCE_SPEED, Fusion, Shortlists, fit, fit_sequence, join
 from crossrec.model.objectives import Objective
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
@@ -111,7 +111,7 @@ def fuse(
     facts: dict[str, Any] = {
         "moments": len(early),
         "lists": sum(map(len, early)),
-        "sequence_weight": round(whole.sequence.item(), 4),
+        "sequence_weight": round(SEQUENCE_SPEED * whole.sequence.item(), 4),
     }
     is_binary = Objective(train.objective).is_binary
     if is_binary:
@@ -125,6 +125,7 @@ def fuse(
     night = copy.deepcopy(night_base)
     with torch.no_grad():
         night.sequence.copy_(whole.sequence)
+        night.sequence_beside.copy_(whole.sequence_beside)
         night.sequence_gate.load_state_dict(whole.sequence_gate.state_dict())
         night.link_D2.copy_(whole.link_D2)
     if is_binary and plan.holdout < plan.night:

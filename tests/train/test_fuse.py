@@ -139,8 +139,11 @@ def test_fuse_adds_the_sequence_to_the_model_alone(
         assert fusions["without_sequence"].sequence == fusions["step0"].sequence == 0
         assert torch.equal(fusions["model"].weights, fusions["without_sequence"].weights)
         assert not torch.equal(fusions["model"].weights, fusions["step0"].weights)
-    sequences = [fusions["model"].sequence for fusions in found.values()]
-    assert sequences[0] == sequences[1]
+    one, other = (fusions["model"].state_dict() for fusions in found.values())
+    learned = [name for name in one if name.startswith("sequence")]
+    assert all(torch.equal(one[name], other[name]) for name in learned)
+    assert "sequence_beside" in learned
+    assert one["sequence_beside"].any()
 
 
 def test_fuse_again_gives_the_same_weights(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
