@@ -34,9 +34,10 @@ class Requests(logging.Handler):
         self.gets: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        found = re.search(r"GET (/[^ ?]+/[^ ?/]+)(\?\S*)? HTTP", record.getMessage())
+        # The bucket, the root within it, and the name of the object.
+        found = re.search(r"GET /[^ ?/]+/[^ ?/]+/([^ ?]+)\S* HTTP", record.getMessage())
         if found:
-            self.gets[found[1].rsplit("/", 1)[-1]] += 1
+            self.gets[found[1]] += 1
 
 
 @pytest.fixture
