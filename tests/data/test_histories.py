@@ -140,7 +140,7 @@ def test_open_prepared_tells_of_an_unfinished_folder(tmp_path: object) -> None:
 def test_open_prepared_refuses_another_format(tmp_path: object) -> None:
     store = Store(str(tmp_path))
     store.write_json("prepared/x/summary.json", {"format": 0})
-    with pytest.raises(InputError, match="expected format 3, found format 0; run the stage"):
+    with pytest.raises(InputError, match="expected format 4, found format 0; run the stage"):
         open_prepared(store, "prepared/x")
 
 
