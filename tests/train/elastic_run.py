@@ -32,6 +32,8 @@ KILLED_AFTER = 3
 
 USERS = 24
 
+ATTEMPTS = 5
+
 # Two CPUs a worker: the first node has room for one, with one left to read.
 FIRST_CPUS, SECOND_CPUS = 3, 5
 
@@ -53,6 +55,22 @@ def kill_half_way(node: subprocess.Popen[bytes], folder: Path) -> None:
     os.killpg(node.pid, signal.SIGKILL)
 
 
+def start_second_node(folder: Path) -> subprocess.Popen[bytes]:
+    """Return the process of a node that has joined; a busy machine may take several attempts."""
+    address = ray.get_runtime_context().gcs_address
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
+    start += [f"--address={address}", f"--num-cpus={SECOND_CPUS}"]
+    start += [f"--object-store-memory={100 * 2**20}"]
+    with (folder / "node.log").open("wb") as said:
+        for _ in range(ATTEMPTS):
+            node = subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True)
+            while node.poll() is None:
+                if ray.cluster_resources().get("CPU", 0) >= FIRST_CPUS + SECOND_CPUS:
+                    return node
+                time.sleep(0.1)
+    raise RuntimeError((folder / "node.log").read_text())
+
+
 def main(folder: Path, backbone: str) -> None:
     job = make_job(folder, backbone)
     prepared = replace(job.prepared, users=USERS)
@@ -66,15 +84,8 @@ def main(folder: Path, backbone: str) -> None:
         object_store_memory=100 * 2**20,
         _temp_dir=str(folder / "ray"),
     )
-    address = ray.get_runtime_context().gcs_address
-    start = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
-    start += [f"--address={address}", f"--num-cpus={SECOND_CPUS}"]
-    start += [f"--object-store-memory={100 * 2**20}"]
-    with (folder / "node.log").open("wb") as said:
-        node = subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True)
+    node = start_second_node(folder)
     try:
-        while ray.cluster_resources().get("CPU", 0) < FIRST_CPUS + SECOND_CPUS:
-            time.sleep(0.1)
         run = Run(job.store, "runs", "elastic", workers=2, min_workers=1)
         folder_of_run = Path(job.store.full_path(run.checkpoints))
         threading.Thread(target=kill_half_way, args=(node, folder_of_run), daemon=True).start()
