@@ -1,9 +1,12 @@
 import datetime as dt
+import os
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
 from crossrec.data.prepare import prepare
+from crossrec.errors import InputError
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.pipeline import score
 from tests.nights import BUCKETS, DEMO, DOMAINS, Night, change, modified, published_night
@@ -75,6 +78,18 @@ def test_score_of_a_finished_run_does_nothing(again: Night) -> None:
     before = modified(again.store, "runs/again")
     assert score(again.config, again.store)["rescored_buckets"] == 0
     assert modified(again.store, "runs/again") == before
+
+
+def test_score_refuses_to_go_on_where_the_input_has_changed(again: Night) -> None:
+    path = Path(again.store.full_path("input/events.parquet"))
+    changed_ns = path.stat().st_mtime_ns
+    os.utime(path, ns=(changed_ns, changed_ns + 10**9))
+    try:
+        with pytest.raises(InputError, match=r"events\.parquet: .* that run again began with"):
+            score(again.config, again.store)
+    finally:
+        os.utime(path, ns=(changed_ns, changed_ns))
+    assert score(again.config, again.store)["rescored_buckets"] == 0
 
 
 @pytest.mark.parametrize("domain", DEMO.domains)
