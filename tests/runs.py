@@ -58,6 +58,7 @@ def write_prepared(store: Store, folder: str) -> None:
         "items": len(DOMAINS) * len(ITEMS),
         "as_of_us": 1_700_000_000_000_000,
         "values": [],
+        "images": None,
         "domains": [
             {"name": name, "start": n * len(ITEMS), "stop": (n + 1) * len(ITEMS), "events": 3}
             for n, name in enumerate(DOMAINS)

@@ -1,5 +1,6 @@
 """From a table with pictures to one matrix of texts and images."""
 
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def run_prepare(
     write_events(folder / "events/0.parquet", ("ada", "a", "shop", DAY_1))
     config = Config.model_validate(
         {
+            "run_id": uuid.uuid4().hex,
             "data": {name: str(folder / name) for name in ("events", "items")},
             "storage": {"root": str(folder / "store")},
             "model": {"text_tokens": 16, **model},
@@ -111,7 +113,7 @@ def test_images_alone_are_enough(tmp_path: Path, tiny_backbone: str, resnet: str
     settings = {"backbone": tiny_backbone, "image_backbone": resnet}
     config, store, _ = run_prepare(tmp_path, {"a": RED, "b": None}, **settings)
     data = config.data.model_copy(update={"text_columns": ()})
-    config = config.model_copy(update={"data": data})
+    config = config.model_copy(update={"run_id": "alone", "data": data})
     prepared = open_prepared(store, prepare(config, store)["prepared"])
     folder = encode_catalogue(store, prepared, BackboneSource(store, config.model))
     found = read_vectors(store, folder, "shop")

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "verify_lists": {"data"},
     "verify": {"data", "verify_lists"},
     "publish": {"current", "lease", "retention", "verify"},
-    "tune": {"data", "train"} | ENCODE,
+    "tune": {"data", "model", "train"} | ENCODE,
     "job": {"data", "lease"},
     "nightly": EVERY_STAGE,
     "bench": {"data", "train"},
