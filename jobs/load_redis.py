@@ -121,7 +121,7 @@ def _switch(redis: "Redis", prefix: str, version: str, paths: set[str]) -> bool:
         CrossrecError: it is not whole, because another load removed it.
     """
 
-    def switch(pipeline: Any) -> bool:
+    def switch(pipeline: Any) -> Any:
         done = {name.decode() for name in pipeline.smembers(_done(prefix, version))}
         if not paths <= done:
             found, mend = f"{len(done)}", "the same command loads what is missing"
@@ -139,7 +139,7 @@ def _remove_others(redis: "Redis", prefix: str, version: str) -> list[str]:
     """Remove all versions but one while that one serves; return them."""
     removed: list[str] = []
 
-    def forget(pipeline: Any) -> list[str]:
+    def forget(pipeline: Any) -> Any:
         if pipeline.get(f"{prefix}:current") != version.encode():
             pipeline.multi()
             return []
