@@ -76,6 +76,8 @@ def main(folder: Path, backbone: str) -> None:
     prepared = replace(job.prepared, users=USERS)
     job = replace(settings(job, batch_size=6, epochs=EPOCHS), prepared=prepared, epochs=EPOCHS)
     job.store.write_parquet(histories_path(prepared.folder, 0), histories([3] * USERS))
+    # Ray Train first waits for as many workers as before: it hears of a dead node each 20 s only.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
     ray.init(
         address="local",
         num_cpus=FIRST_CPUS,
