@@ -15,6 +15,9 @@ from crossrec.storage_errors import MissingObject
 
 CHECKSUMS = "checksums.json"
 
+FOLDERS = ("backbone", "image_backbone")
+"""Within a model's; the second is there where items are images too."""
+
 THREADS = 4
 """Files read at once; each is held as a whole."""
 
@@ -23,8 +26,9 @@ MEND = "restore it, or fine-tune again under a new run_id"
 
 def write_checksums(store: Store, folder: str) -> str:
     """Write the sha256 of every file of a finished model folder; return what `check_model` does."""
-    names = [name for name in store.list(folder) if name not in (CHECKSUMS, "backbone")]
-    names += [f"backbone/{name}" for name in store.list(f"{folder}/backbone")]
+    names = [name for name in store.list(folder) if name not in (CHECKSUMS, *FOLDERS)]
+    for inner in FOLDERS:
+        names += [f"{inner}/{name}" for name in store.list(f"{folder}/{inner}")]
     sums = _hash_all(store, folder, names)
     store.write_json(f"{folder}/{CHECKSUMS}", dict(zip(names, sums, strict=True)))
     return _digest(store, folder)

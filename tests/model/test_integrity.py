@@ -5,7 +5,12 @@ from crossrec.model.integrity import check_model, write_checksums
 from crossrec.storage import Store
 
 FOLDER = "models/m"
-FILES = ("config.json", "model.safetensors", "backbone/model.safetensors")
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "backbone/model.safetensors",
+    "image_backbone/model.safetensors",
+)
 
 
 @pytest.fixture
