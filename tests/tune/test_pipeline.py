@@ -28,7 +28,7 @@ from crossrec.tune.space import draw_trials
 from tests.nights import DEMO, change, small_config
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240
+PATIENCE_S = 600
 """A busy machine takes long to start its workers."""
 
 NDCG = "ndcg@10"
