@@ -76,6 +76,10 @@ SEQUENCE_SPEED = 10.0
 """A cosine tells items apart less than the other parts do; at their speed its weight would end far
 from where it is best."""
 
+GATE_LIMIT = 1.5
+"""A user changes the sequence's weight by e to this at most: few moments tell, and users unlike
+those in them got weights of thousands."""
+
 CLIP = 3.0
 """Features beyond so many deviations are clipped: a network knows nothing of what lies there."""
 
@@ -160,9 +164,10 @@ class Fusion(nn.Module):
         scaled_BF = ((users_BF - self.user_mean) / self.user_deviation).clamp(-CLIP, CLIP)
         asked = torch.cat([scaled_BF * self.known_users, domain], 1)
         gates = self.gates(asked).exp()
+        gate_B = (GATE_LIMIT * torch.tanh(self.sequence_gate(asked).squeeze(1) / GATE_LIMIT)).exp()
         return UserSide(
             self.weights * self.known_parts * gates[:, :-1] * self.sequence_beside.exp(),
-            SEQUENCE_SPEED * self.sequence * self.sequence_gate(asked).exp().squeeze(1),
+            SEQUENCE_SPEED * self.sequence * gate_B,
             torch.cat([gates[:, -1:], self.user_columns(asked)], 1),
         )
 
@@ -270,10 +275,7 @@ def fit(
 
 
 def fit_sequence(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> None:
-    """Learn what the sequence counts, and the other parts beside it, in a fitted fusion.
-
-    lists: of moments that the sequence's model has not seen.
-    """
+    """Learn what the sequence and, beside it, the others count, from moments its model knows not."""
     learned = [p for name, p in fusion.named_parameters() if name.startswith("sequence")]
     _descend(fusion, lists, learned, learning_rate, seed, SEQUENCE_EPOCHS)
 
