@@ -275,7 +275,7 @@ def fit(
 
 
 def fit_sequence(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> None:
-    """Learn what the sequence and, beside it, the others count, from moments its model knows not."""
+    """Learn what the sequence and the others beside it count, from moments its model knows not."""
     learned = [p for name, p in fusion.named_parameters() if name.startswith("sequence")]
     _descend(fusion, lists, learned, learning_rate, seed, SEQUENCE_EPOCHS)
 
