@@ -77,8 +77,8 @@ SEQUENCE_SPEED = 10.0
 from where it is best."""
 
 GATE_LIMIT = 1.5
-"""A user changes the sequence's weight by e to this at most: few moments tell, and users unlike
-those in them got weights of thousands."""
+"""A user changes the sequence's weight by e to this at most, the others' by e to its double: users
+unlike those of the moments that taught it got weights of thousands."""
 
 CLIP = 3.0
 """Features beyond so many deviations are clipped: a network knows nothing of what lies there."""
@@ -163,7 +163,7 @@ class Fusion(nn.Module):
         """
         scaled_BF = ((users_BF - self.user_mean) / self.user_deviation).clamp(-CLIP, CLIP)
         asked = torch.cat([scaled_BF * self.known_users, domain], 1)
-        gates = self.gates(asked).exp()
+        gates = (2 * GATE_LIMIT * torch.tanh(self.gates(asked) / (2 * GATE_LIMIT))).exp()
         gate_B = (GATE_LIMIT * torch.tanh(self.sequence_gate(asked).squeeze(1) / GATE_LIMIT)).exp()
         return UserSide(
             self.weights * self.known_parts * gates[:, :-1] * self.sequence_beside.exp(),
