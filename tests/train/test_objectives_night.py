@@ -60,7 +60,6 @@ def test_a_night_of_ratings_publishes_predicted_ratings(
         assert MEAN < first.mean() < MEAN + 6 * DEVIATION
 
 
-@pytest.mark.xfail(reason="a defect, being looked for: some published probabilities are 1.0")
 def test_a_night_of_gbce_publishes_probabilities(
     ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str
 ) -> None:
