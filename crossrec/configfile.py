@@ -113,6 +113,9 @@ def _describe(error: ValidationError, path: str) -> str:
             lines.append(explain(where, "a known key", "a key that does not exist", mend))
         elif problem["type"] == "missing":
             lines.append(explain(where, "a value", "none", f"give {where}=... or set it in {path}"))
+        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+            # A rule of several keys, which says them: all that was given would hide it.
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
         else:
             found = "a secret" if "options" in where else repr(problem["input"])
             expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -41,6 +41,12 @@ def read_pointer(store: Store) -> tuple[bytes | None, dict[str, Any] | None]:
     return data, current
 
 
+def published_model(store: Store) -> str | None:
+    """Return the folder of the model whose lists readers follow; None before any publication."""
+    current = read_current(store)
+    return None if current is None else str(store.read_json(current["manifest"])["model"])
+
+
 def switch(store: Store, before: bytes | None, pointer: dict[str, Any]) -> None:
     """Let readers follow the pointer, if current.json still is what it was.
 

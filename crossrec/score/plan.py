@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from crossrec.config import Config
+from crossrec.current import published_model
 from crossrec.data.histories import Prepared
 from crossrec.data.pins import check_pins
 from crossrec.errors import ConfigError, CrossrecError, explain
@@ -28,8 +29,8 @@ def find_model(config: Config, store: Store) -> str:
     elif store.exists(plan):
         # Whatever was published since.
         folder = store.read_json(plan)["model"]
-    elif store.exists("current.json"):
-        folder = store.read_json(store.read_json("current.json")["manifest"])["model"]
+    elif (published := published_model(store)) is not None:
+        folder = published
     else:
         mend = "run finetune first, or name a model in score.model"
         raise CrossrecError(

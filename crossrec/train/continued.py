@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from crossrec.config import Config
+from crossrec.current import published_model
 from crossrec.errors import ConfigError, explain
 from crossrec.runlog import log
 from crossrec.storage import Store
@@ -76,10 +77,9 @@ def find_start(config: Config, store: Store) -> Earlier | None:
 def _named_model(name: str, store: Store) -> str | None:
     if name != PUBLISHED:
         return f"models/{name}"
-    if not store.exists("current.json"):
+    model = published_model(store)
+    if model is None:
         log.info("finetune: nothing is published yet, so training begins at the start")
-        return None
-    model: str = store.read_json(store.read_json("current.json")["manifest"])["model"]
     return model
 
 

@@ -20,7 +20,7 @@ def models(store: Store) -> Store:
     for name in ("published", "planned", "own"):
         store.write_json(f"models/{name}/config.json", {})
     store.write_json("runs/old/manifest.json", {"model": "models/published"})
-    store.write_json("current.json", {"manifest": "runs/old/manifest.json"})
+    store.write_json("current.json", {"run_id": "old", "manifest": "runs/old/manifest.json"})
     return store
 
 

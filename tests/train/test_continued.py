@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
         },
     )
     store.write_json("runs/last/manifest.json", {"model": "models/last-1"})
-    store.write_json("current.json", {"manifest": "runs/last/manifest.json"})
+    store.write_json("current.json", {"run_id": "last", "manifest": "runs/last/manifest.json"})
     return store
 
 
@@ -59,7 +59,9 @@ def test_a_rerun_goes_on_from_the_same_model(store: Store) -> None:
     config = config_of(store, "published")
     first = find_start(config, store)
     store.write_json("runs/tonight/manifest.json", {"model": "models/tonight-1"})
-    store.write_json("current.json", {"manifest": "runs/tonight/manifest.json"})
+    store.write_json(
+        "current.json", {"run_id": "tonight", "manifest": "runs/tonight/manifest.json"}
+    )
     assert find_start(config, store) == first
 
 
