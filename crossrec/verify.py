@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossrec import schema
+from crossrec.data.candidates import Candidates, read_candidates
 from crossrec.data.histories import (
     DomainRange,
     Prepared,
@@ -34,6 +35,7 @@ from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
 from crossrec.verify_lists import (
     BATCH_BYTES,
+    Allowed,
     BucketUsers,
     ItemIndex,
     WrongLists,
@@ -93,7 +95,8 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
     ]
     defaults = _read_defaults(store, f"{folder}/defaults.parquet", plan["domains"])
     for domain in plan["domains"]:
-        check = _Check(store, prepared, ranges[domain], plan["top_k"])
+        candidates = _candidates(store, folder, ranges[domain])
+        check = _Check(store, prepared, ranges[domain], candidates, plan["top_k"])
         _check_default(check, defaults)
         check_files(check, [file for file in files if file["domain"] == domain])
         log.info("publish: verified %r", domain)
@@ -105,13 +108,35 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
     )
 
 
+def _candidates(store: Store, folder: str, domain: DomainRange) -> Candidates:
+    """Return which items of a domain the run's rules let through."""
+    path = f"{folder}/candidates"
+    mend = f"delete {path} and run score again"
+    try:
+        found = read_candidates(store, path, domain.name)
+    except MissingObject as error:
+        raise CrossrecError(explain(store.uri(path), "all of its files", str(error), mend)) from error
+    items = domain.stop - domain.start
+    if len(found.allowed) != items:
+        expected = f"one row for each of the {items} items of {domain.name!r}"
+        raise CrossrecError(explain(store.uri(path), expected, f"{len(found.allowed)}", mend))
+    return found
+
+
 class _Check:
     """What the files of one domain are held against."""
 
-    def __init__(self, store: Store, prepared: Prepared, domain: DomainRange, top_k: int) -> None:
-        self.store, self.prepared, self.domain, self.top_k = store, prepared, domain, top_k
+    def __init__(
+        self,
+        store: Store,
+        prepared: Prepared,
+        domain: DomainRange,
+        candidates: Candidates,
+        top_k: int,
+    ) -> None:
+        self.store, self.prepared, self.domain = store, prepared, domain
         ids = store.read_parquet(catalogue_path(prepared.folder, domain.name), [schema.ITEM_ID])
-        self.items = ItemIndex(ids[schema.ITEM_ID])
+        self.allowed = Allowed(ItemIndex(ids[schema.ITEM_ID]), candidates, top_k)
 
     def users(self, bucket: int) -> BucketUsers:
         """Return who is in a bucket and what of the domain they have seen."""
@@ -190,7 +215,7 @@ def _verify(check: _Check, file: dict[str, Any]) -> None:
     if rows != file["rows"]:
         raise CrossrecError(explain(where, f"{file['rows']} rows", str(rows), mend))
     try:
-        check_lists(parquet, check.users(file["bucket"]), check.items, check.top_k)
+        check_lists(parquet, check.users(file["bucket"]), check.allowed)
     except (WrongLists, pa.ArrowException, OSError) as error:
         raise _refusal(where, error, mend) from error
 
@@ -250,7 +275,7 @@ def _check_default(check: _Check, defaults: _Defaults) -> None:
     (row,) = defaults.table.slice(place, 1).to_batches()
     nobody = BucketUsers(row.column(0), np.zeros(2, np.int64), np.zeros(0, np.int64))
     try:
-        check_batch(row, nobody, check.items, check.top_k)
+        check_batch(row, nobody, check.allowed)
     except WrongLists as error:
         path = defaults.record["path"]
         mend = DEFAULTS_AGAIN.format(path=path)

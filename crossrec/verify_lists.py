@@ -2,9 +2,10 @@
 
     items = ItemIndex(store.read_parquet(path, ["item_id"])["item_id"])
     users = bucket_users(histories, domain.start, domain.stop)
-    check_lists(parquet, users, items, top_k=50)          # raises WrongLists
+    check_lists(parquet, users, Allowed(items, candidates, top_k=50))         # raises WrongLists
 
-In: a Parquet file of schema.SCORES, the histories of its bucket, the items of its domain.
+In: a Parquet file of schema.SCORES, the histories of its bucket, the items of its domain and which
+of them are candidates.
 Out: nothing, or the first thing that is wrong. A part of the file at a time is in memory, and
 nothing is done user by user.
 """
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crossrec.data.candidates import NO_VALUE, Candidates
 from crossrec.data.hashing import hash_strings
 from crossrec.schema import USER_ID
 
@@ -124,7 +126,16 @@ class ItemIndex:
         return rows
 
 
-def check_lists(parquet: pq.ParquetFile, users: BucketUsers, items: ItemIndex, top_k: int) -> None:
+@dataclass(frozen=True)
+class Allowed:
+    """What the lists of a domain may hold: its items, which of them, and how many a list."""
+
+    items: ItemIndex
+    candidates: Candidates
+    top_k: int
+
+
+def check_lists(parquet: pq.ParquetFile, users: BucketUsers, allowed: Allowed) -> None:
     """Look that a file has one good list for each user of the bucket, in the bucket's order.
 
     Raises:
@@ -136,18 +147,18 @@ def check_lists(parquet: pq.ParquetFile, users: BucketUsers, items: ItemIndex, t
         raise WrongLists(expected, f"{found} rows")
     first = 0
     batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
-        batch_size=max(1, ENTRIES_AT_ONCE // top_k), use_threads=False
+        batch_size=max(1, ENTRIES_AT_ONCE // allowed.top_k), use_threads=False
     )
     for batch in batches:
         last = first + len(batch)
         offsets = users.offsets[first : last + 1]
         rows = users.rows[offsets[0] : offsets[-1]]
         user_ids = users.user_ids.slice(first, len(batch))
-        check_batch(batch, BucketUsers(user_ids, offsets - offsets[0], rows), items, top_k)
+        check_batch(batch, BucketUsers(user_ids, offsets - offsets[0], rows), allowed)
         first = last
 
 
-def check_batch(batch: pa.RecordBatch, users: BucketUsers, items: ItemIndex, top_k: int) -> None:
+def check_batch(batch: pa.RecordBatch, users: BucketUsers, allowed: Allowed) -> None:
     """Do what `check_lists` does with columns of (whose, item_ids, scores).
 
     Raises:
@@ -159,10 +170,11 @@ def check_batch(batch: pa.RecordBatch, users: BucketUsers, items: ItemIndex, top
         place = int(np.argmin(same))
         expected = f"the users of the bucket in their order, next {users.user_ids[place].as_py()!r}"
         raise WrongLists(expected, repr(whose[place].as_py()))
-    lengths = _check_shape(id_lists, score_lists, whose, top_k)
+    lengths = _check_shape(id_lists, score_lists, whose, allowed.top_k)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     _check_scores(score_lists.flatten(), owners, whose)
-    _check_items(id_lists.flatten(), owners, users, items)
+    rows = _check_items(id_lists.flatten(), owners, users, allowed.items)
+    _check_rules(rows, owners, whose, allowed)
 
 
 def _check_shape(id_lists: pa.Array, score_lists: pa.Array, whose: pa.Array, top_k: int) -> Array:
@@ -185,7 +197,24 @@ def _check_scores(scores: pa.Array, owners: Array, whose: pa.Array) -> None:
     _refuse(rising, ("scores that never rise", "one that does"), whose, owners)
 
 
-def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIndex) -> None:
+def _check_rules(rows: Array, owners: Array, whose: pa.Array, allowed: Allowed) -> None:
+    """Look that rows (N,) are candidates, and that no list has too many of one value."""
+    ids, found = allowed.items.ids, allowed.candidates
+    refused = ~found.allowed[rows]
+    if refused.any():
+        said = repr(ids[int(rows[np.argmax(refused)])].as_py())
+        _refuse(refused, ("only candidates, by score.candidates", said), whose, owners)
+    for column, codes in found.groups.items():
+        keys = owners * (np.int64(codes.max(initial=0)) + 1) + codes[rows]
+        has_value = np.flatnonzero(codes[rows] != NO_VALUE)
+        values, counts = np.unique(keys[has_value], return_counts=True)
+        most = found.most[column]
+        too_many = np.isin(keys, values[counts > most]) & (codes[rows] != NO_VALUE)
+        _refuse(too_many, (f"at most {most} items of one {column} a list", "more"), whose, owners)
+
+
+def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIndex) -> Array:
+    """Look that all are items of the domain, none twice and none seen; return their rows."""
     whose = users.user_ids
     _refuse(ids.is_null().to_numpy(False), ("an item id in every place", "null"), whose, owners)
     rows = items.rows_of(ids)
@@ -204,6 +233,7 @@ def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIn
             user, row = divmod(int(wrong[0]), len(items))
             found = f"{items.ids[row].as_py()!r} for {whose[user].as_py()!r}"
             raise WrongLists(expected, found)
+    return rows
 
 
 def _refuse(wrong: Array, said: tuple[str, str], whose: pa.Array, owners: Array) -> None:

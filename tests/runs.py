@@ -91,6 +91,10 @@ def write_run(store: Store, run_id: str, model: str = "m1", prepared: str = "pre
         "digest": f"plan of {run_id}",
     }
     store.write_json(f"{folder}/plan.json", plan)
+    for domain in DOMAINS:
+        path = f"{folder}/candidates/{schema.domain_folder(domain)}.parquet"
+        store.write_parquet(path, pa.table({"allowed": [True] * len(ITEMS)}))
+    store.write_json(f"{folder}/candidates/rules.json", {"max_per": {}})
     for bucket in range(BUCKETS):
         files = []
         for domain in DOMAINS:

@@ -8,12 +8,14 @@ import pyarrow as pa
 import pytest
 
 from crossrec import schema, verify
+from crossrec.data.candidates import Candidates
 from crossrec.errors import CrossrecError
 from crossrec.publish import publish
 from crossrec.storage import Store
 from crossrec.verify_lists import (
     BATCH_BYTES,
     NOT_AN_ITEM,
+    Allowed,
     ItemIndex,
     WrongLists,
     bucket_users,
@@ -282,12 +284,14 @@ def test_index_tells_items_of_one_hash_apart(monkeypatch: pytest.MonkeyPatch, sa
 
 
 def test_check_agrees_with_sets_on_random_lists() -> None:
-    """On many small batches, of which about half are wrong, against the plain way."""
+    """On many small batches, of which a part is wrong, against the plain way."""
     draw, items, verdicts = np.random.default_rng(17), 12, []
     ids = [f"i{row}" for row in range(items)]
     index = ItemIndex(pa.chunked_array([ids]))
     users = ["u1", "u2"]
     for _ in range(300):
+        candidate, brands = draw.random(items) < 0.95, draw.integers(-1, 6, items)
+        rules = Candidates(candidate, {"brand": brands}, {"brand": 1})
         lists = [draw.integers(0, items, draw.integers(0, 4)).tolist() for _ in users]
         seen = [draw.integers(0, 2 * items, draw.integers(0, 4)).tolist() for _ in users]
         batch = pa.record_batch(
@@ -305,9 +309,12 @@ def test_check_agrees_with_sets_on_random_lists() -> None:
             len({*rows}) == len(rows) and not {row + 6 for row in rows} & {*had}
             for rows, had in zip(lists, seen, strict=True)
         )
+        for rows in lists:
+            values = [brands[row] for row in rows if brands[row] >= 0]
+            good &= all(candidate[rows]) and len(values) == len(set(values))
         verdicts.append(good)
         try:
-            check_batch(batch, known, index, top_k=3)
+            check_batch(batch, known, Allowed(index, rules, top_k=3))
         except WrongLists:
             assert not good
         else:

@@ -88,6 +88,11 @@ def filesystem(store: Store) -> Any:
     return store._filesystem
 
 
+def key_of(table: str) -> str:
+    """Return the config's key of a table: one of `data`, or given in full."""
+    return table if "." in table else f"data.{table}"
+
+
 def list_input(table: str, uri: str, options: Mapping[str, Any]) -> Input:
     """Find the Parquet files of a table.
 
@@ -96,13 +101,14 @@ def list_input(table: str, uri: str, options: Mapping[str, Any]) -> Input:
         StorageError: the place cannot be read.
     """
     store = Store(uri, {} if uri.startswith("/") else options)
-    where = f"data.{table}={uri}"
+    key = key_of(table)
+    where = f"{key}={uri}"
     root = store.full_path()
     found: dict[str, dict[str, Any]] = {}
     with explained(uri, options), contextlib.suppress(FileNotFoundError):
         found = filesystem(store).find(root, detail=True)
     if not found:
-        mend = f"check the path in data.{table}"
+        mend = f"check the path in {key}"
         raise InputError(explain(where, "a Parquet file or a folder of them", "no file", mend))
     files, others = [], []
     for path, info in sorted(found.items()):
@@ -115,7 +121,7 @@ def list_input(table: str, uri: str, options: Mapping[str, Any]) -> Input:
         name = f"{store.uri().rstrip('/')}/{inside}" if inside else store.uri()
         files.append(InputFile(path, name, int(info["size"]), file_version(info)))
     if not files:
-        mend = f"check data.{table}; names must end in {SUFFIXES[0]}"
+        mend = f"check {key}; names must end in {SUFFIXES[0]}"
         raise InputError(
             explain(where, "a folder with Parquet files", f"{len(others)} other files", mend)
         )
@@ -197,7 +203,7 @@ def check_column(source: Input, footers: Sequence[Footer], name: str, kind: str)
         if name not in footer.types:
             with open_parquet(source, file) as parquet:
                 found = f"columns {', '.join(parquet.schema_arrow.names)}"[:300]
-            mend = f"add or rename the column in data.{source.table}"
+            mend = f"add or rename the column in {key_of(source.table)}"
             raise InputError(explain(file.uri, expected, found, mend))
         found = footer.types[name]
         if not _KINDS[kind](found):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from crossrec.data.candidates import Candidates, read_candidates
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.replay import before, flatten, new_events, select_users
 from crossrec.model.checkpoint import load_model
@@ -26,10 +27,10 @@ class ScoreJob:
 
     model: folder of the model. items: folder of the item matrix. day: the day that is predicted;
     only earlier events are known. outputs: folder of the lists by system. domains: those to write
-    lists for. done: folder of the completion records. new_places:
-    those of a list that are kept for items which nobody has touched. active_until: where given,
-    only users are scored who do something new in days day..active_until-1, which is how a hold-out
-    is judged.
+    lists for. done: folder of the completion records. new_places: those of a list that are kept for
+    items which nobody has touched. candidates: folder of what the rules let through; without it,
+    all items may be in lists. active_until: where given, only users are scored who do something new
+    in days day..active_until-1, which is how a hold-out is judged.
     """
 
     store: Store
@@ -42,11 +43,20 @@ class ScoreJob:
     top_k: int
     done: str
     new_places: int = 0
+    candidates: str | None = None
     active_until: int | None = None
 
     def record_path(self, bucket: int) -> str:
         """Return where a bucket's completion record lies."""
         return f"{self.done}/{bucket_name(bucket)}.json"
+
+    def read_candidates(self) -> dict[str, Candidates]:
+        """Return which items lists may hold, by domain."""
+        if self.candidates is None:
+            return {}
+        return {
+            domain: read_candidates(self.store, self.candidates, domain) for domain in self.domains
+        }
 
 
 class ScoreBucket:
@@ -55,9 +65,8 @@ class ScoreBucket:
     def __init__(self, job: ScoreJob) -> None:
         self.job = job
         items = load_items(job.store, job.prepared, job.items)
-        self.scorer = Scorer(
-            load_model(job.store, job.model).recommender, items, job.prepared.domains
-        )
+        recommender = load_model(job.store, job.model).recommender
+        self.scorer = Scorer(recommender, items, job.prepared.domains, job.read_candidates())
         self.item_ids = {
             domain: read_catalogue(job.store, job.prepared, domain)[ITEM_ID].combine_chunks()
             for domain in job.domains

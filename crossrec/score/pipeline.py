@@ -19,6 +19,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from crossrec.config import Config
+from crossrec.data.candidates import rules_of, write_candidates
 from crossrec.data.histories import open_prepared, read_catalogue
 from crossrec.data.replay import Histories
 from crossrec.data.stream import ReadBucket
@@ -54,8 +55,10 @@ def score(config: Config, store: Store) -> dict[str, Any]:
     with stage("score") as facts:
         prepared = open_prepared(store, store.read_json(f"{run}/prepare.json")["prepared"])
         model = find_model(config, store)
-        plan = write_plan(config, store, prepared, model)
+        rules = rules_of(config, store)
+        plan = write_plan(config, store, prepared, model, rules)
         day = prepared.as_of_us // US_PER_DAY + 1
+        candidates = write_candidates(config, store, prepared, rules, day)
         items = f"{run}/items"
         if not store.exists(f"{items}/systems.json"):
             build_items(store, prepared, model, day, NIGHT, items)
@@ -70,6 +73,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             top_k=config.score.top_k,
             done=f"{run}/done",
             new_places=new_places(config, config.score.top_k),
+            candidates=candidates,
         )
         facts |= {
             "users": prepared.users,
@@ -132,7 +136,8 @@ def _write_defaults(job: ScoreJob, path: str) -> None:
     if job.store.exists(path):
         return
     items = load_items(job.store, job.prepared, job.items)
-    scorer = Scorer(load_model(job.store, job.model).recommender, items, job.prepared.domains)
+    recommender = load_model(job.store, job.model).recommender
+    scorer = Scorer(recommender, items, job.prepared.domains, job.read_candidates())
     nobody = Histories(
         pa.array([""]), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
     )

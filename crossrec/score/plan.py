@@ -3,7 +3,7 @@
 In: the config and what earlier stages wrote. Out: runs/<run_id>/plan.json, written once; a rerun
 whose plan is another is refused.
 
-    plan = write_plan(config, store, prepared, find_model(config, store))
+    plan = write_plan(config, store, prepared, find_model(config, store), rules_of(config, store))
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from typing import Any
 
 from crossrec.config import Config
 from crossrec.current import published_model
+from crossrec.data.candidates import FoundRules
 from crossrec.data.histories import Prepared
 from crossrec.data.pins import check_pins
 from crossrec.errors import ConfigError, CrossrecError, explain
@@ -44,7 +45,9 @@ def find_model(config: Config, store: Store) -> str:
     return str(folder)
 
 
-def write_plan(config: Config, store: Store, prepared: Prepared, model: str) -> dict[str, Any]:
+def write_plan(
+    config: Config, store: Store, prepared: Prepared, model: str, rules: FoundRules
+) -> dict[str, Any]:
     """Write what this run will do, once; refuse another plan under the same run_id."""
     known = [domain.name for domain in prepared.domains]
     domains = list(config.score.domains or known)
@@ -62,6 +65,7 @@ def write_plan(config: Config, store: Store, prepared: Prepared, model: str) -> 
         "domains": sorted(set(domains)),
         "top_k": config.score.top_k,
         "new_share": config.score.new_share,
+        "candidates": rules.public(),
     }
     plan["digest"] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     path = f"runs/{config.run_id}/plan.json"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from crossrec.data.candidates import Candidates
 from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories
 from crossrec.model.fusion import PARTS
@@ -22,7 +23,8 @@ from crossrec.model.overlap import Overlap
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score.catalogue import Items
-from crossrec.score.topk import give_places, top_k
+from crossrec.score.limits import Group, Terms, limited_top_k
+from crossrec.score.topk import LeftOut, give_places
 
 USERS_A_BATCH = 512
 """Users a forward pass. Batches never span buckets, so that a bucket's scores do not depend on its
@@ -41,8 +43,13 @@ class Scorer:
     """Holds model and item side on a device; scores any number of histories."""
 
     def __init__(
-        self, recommender: Recommender, items: Items, domains: Sequence[DomainRange]
+        self,
+        recommender: Recommender,
+        items: Items,
+        domains: Sequence[DomainRange],
+        candidates: Mapping[str, Candidates] | None = None,
     ) -> None:
+        """Put all on the device; of domains without `candidates` every item may be in lists."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.recommender = recommender.to(self.device).eval()
         self.events = items.events
@@ -60,9 +67,13 @@ class Scorer:
             kind: {name: table.to(self.device) for name, table in by_domain.items()}
             for kind, by_domain in items.neighbours.items()
         }
+        self.rules = {
+            domain.name: _Rules.of((candidates or {}).get(domain.name), self.device)
+            for domain in domains
+        }
         self.new = {
-            domain.name: items.new.get(domain.name, torch.zeros(0, dtype=torch.int64)).to(
-                self.device
+            domain.name: self.rules[domain.name].kept(
+                items.new.get(domain.name, torch.zeros(0, dtype=torch.int64)).to(self.device)
             )
             for domain in domains
         }
@@ -100,30 +111,33 @@ class Scorer:
                 overlaps = user_overlaps(users, tables)
                 for system in (system for system, asked in wanted if asked == name):
                     products, weighted = self._terms(system, name, users, overlaps)
-                    best = top_k(products, weighted, seen, k)
-                    new_N = self.new[name]
-                    if new_places and len(new_N) and system in self.fusions:
-                        best = self._with_new(best, products, new_N, new_places)
+                    terms = Terms(products, weighted, seen, self.rules[name].left_out)
+                    best = self._best(terms, name, k, new_places * (system in self.fusions))
                     if system in self.fusions:
                         index = self.index[name]
                         best = best[0], self.fusions[system].published(best[1], index)
                     found[system, name].append((best[0].cpu(), best[1].cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
 
-    def _with_new(
-        self,
-        best: tuple[Tensor, Tensor],
-        products: Sequence[tuple[Tensor, Tensor]],
-        new_N: Tensor,
-        places: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Give the last places of each list to new items, unless it has so many of them.
-
-        Nobody has seen a new item, and it has no neighbours: its score is the products alone.
-        """
-        among_new = [(queries, items_IW[new_N]) for queries, items_IW in products]
-        places_BN, scores_BN = top_k(among_new, [], new_N.new_zeros(0, 2), places)
-        return give_places(best, (new_N[places_BN], scores_BN))
+    def _best(self, terms: Terms, name: str, k: int, new_places: int) -> tuple[Tensor, Tensor]:
+        """Return the lists of a domain; the last places are for new items that have none yet."""
+        groups, new_N = self.rules[name].groups, self.new[name]
+        new = None
+        if new_places and len(new_N):
+            # Nobody has seen a new item, and it has no neighbours: its score is the products alone.
+            products = [(queries, items_IW[new_N]) for queries, items_IW in terms.products]
+            among_new = Terms(products, [], new_N.new_zeros(0, 2))
+            of_new = [Group(group.codes_I[new_N], group.most) for group in groups]
+            places_BN, scores_BN = (
+                limited_top_k(among_new, of_new, new_places)
+                if groups
+                else among_new.top_k(new_places)
+            )
+            new = torch.where(places_BN < 0, -1, new_N[places_BN]), scores_BN
+        if groups:
+            return limited_top_k(terms, groups, k, new)
+        best = terms.top_k(k)
+        return best if new is None else give_places(best, new)
 
     def _terms(
         self, system: str, name: str, users: UserState, overlaps: Mapping[str, Overlap]
@@ -163,6 +177,36 @@ class Scorer:
             [histories.owners[inside], histories.rows[inside].astype(np.int64) - domain.start], 1
         )
         return torch.from_numpy(pairs).to(self.device)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What lists of a domain must not hold: items that are no candidates, too many of a group."""
+
+    allowed_I: Tensor | None
+    groups: Sequence[Group]
+
+    @classmethod
+    def of(cls, found: Candidates | None, device: torch.device) -> "_Rules":
+        if found is None:
+            return cls(None, ())
+        groups = [
+            Group(torch.from_numpy(codes).long().to(device), found.most[column])
+            for column, codes in found.groups.items()
+        ]
+        allowed = torch.from_numpy(found.allowed).to(device)
+        return cls(None if found.allowed.all() else allowed, groups)
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        if self.allowed_I is None:
+            return ()
+        refused_1I = ~self.allowed_I.unsqueeze(0)
+        return [lambda start, stop: refused_1I[:, start:stop]]
+
+    def kept(self, rows_N: Tensor) -> Tensor:
+        """Return those of the rows that are candidates."""
+        return rows_N if self.allowed_I is None else rows_N[self.allowed_I[rows_N]]
 
 
 def slice_users(histories: Histories, start: int, stop: int) -> Histories:

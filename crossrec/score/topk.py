@@ -7,12 +7,15 @@ pairs, N pairs that overlap or columns that are looked at, M groups of columns.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 SparseScores = tuple[Tensor, Tensor, Tensor]
+
+LeftOut = Callable[[int, int], Tensor]
+"""(start, stop) of a block: which of its items are no candidates, bool, (B, C) or (1, C)."""
 
 ITEMS_A_BLOCK = 16_384
 """Items a block: with 512 users, 32 MB of scores."""
@@ -27,6 +30,7 @@ def top_k(
     seen_S2: Tensor,
     k: int,
     items_a_block: int = ITEMS_A_BLOCK,
+    left_out: Sequence[LeftOut] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return each user's k best unseen items by the sum of products and overlaps, best first.
 
@@ -39,10 +43,11 @@ def top_k(
         k: items a user, at least 1.
         items_a_block: items whose scores are held at once; the result does not depend on it but
             where two scores differ by less than the rounding of a product.
+        left_out: what else no list may hold.
 
     Returns:
         Item rows (B, K) int64 and scores (B, K) float32 with K = min(k, I); equal scores: the lower
-        row first. Where fewer items are unseen, the rest is -1 and -inf.
+        row first. Where fewer items are left, the rest is -1 and -inf.
 
     Raises:
         ValueError: k is below 1.
@@ -61,6 +66,8 @@ def top_k(
         _score_block(products, overlaps, start, stop, scores_BC)
         inside_S = (rows_S >= start) & (rows_S < stop)
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
+        for of_block in left_out:
+            scores_BC.masked_fill_(of_block(start, stop), -torch.inf)
         scores_BK, rows_BK = _best_of_block(scores_BC, min(k, stop - start))
         # Earlier blocks come first, so that a stable choice keeps the lower row where scores are
         # equal.

@@ -1,14 +1,17 @@
 import datetime as dt
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from crossrec.data.prepare import prepare
-from crossrec.errors import InputError
+from crossrec.errors import ConfigError, InputError
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.pipeline import score
+from crossrec.verify import verify_run
 from tests.nights import BUCKETS, DEMO, DOMAINS, Night, change, modified, published_night
 
 GONE = (3, 17)
@@ -90,6 +93,34 @@ def test_score_refuses_to_go_on_where_the_input_has_changed(again: Night) -> Non
     finally:
         os.utime(path, ns=(changed_ns, changed_ns))
     assert score(again.config, again.store)["rescored_buckets"] == 0
+
+
+def test_score_keeps_to_the_rules_and_publication_sees_to_it(night: Night, again: Night) -> None:
+    denied = pa.table({"item_id": again.lists("shop")["item_ids"][0].as_py()[:3]})
+    night.store.write_parquet("rules/denied.parquet", denied)
+    shop = night.items.filter(pc.field("domain") == "shop")
+    category = dict(zip(shop["item_id"].to_pylist(), shop["category"].to_pylist(), strict=True))
+    banned = category[denied["item_id"][0].as_py()]
+    rules = {
+        "deny": night.store.uri("rules/denied.parquet"),
+        "filters": {"shop": [["category", "!=", banned]]},
+        "max_per": {"category": 3},
+    }
+    score_config = {"model": again.config.score.model, "candidates": rules}
+    config = change(night.config, run_id="ruled", score=score_config)
+    prepare(config, night.store)
+    score(config, night.store)
+    plan = night.store.read_json("runs/ruled/plan.json")
+    files = verify_run(night.store, "runs/ruled", plan).files
+    paths = [file["path"] for file in files if file["domain"] == "shop"]
+    lists = pa.concat_tables(night.store.read_parquet(path) for path in paths)["item_ids"]
+    found = [Counter(category[item] for item in items) for items in lists.to_pylist()]
+    assert not {*denied["item_id"].to_pylist()} & {*pc.list_flatten(lists).to_pylist()}
+    assert max(max(counter.values()) for counter in found) == 3
+    assert banned not in {value for counter in found for value in counter}
+    night.store.write_parquet("rules/denied.parquet", denied.slice(1))
+    with pytest.raises(ConfigError, match=r"another plan \(differs in candidates\)"):
+        score(config, night.store)
 
 
 @pytest.mark.parametrize("domain", DEMO.domains)

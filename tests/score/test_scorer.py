@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from crossrec.config import ModelConfig
+from crossrec.data.candidates import Candidates
 from crossrec.data.cooccurrence import count_neighbours
 from crossrec.data.histories import DomainRange
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
@@ -80,7 +81,11 @@ def make_items(recommender: Recommender, domains: Sequence[DomainRange]) -> Item
     )
 
 
-def make_scorer(*domains: DomainRange, with_ratings: bool = False) -> Scorer:
+def make_scorer(
+    *domains: DomainRange,
+    with_ratings: bool = False,
+    candidates: dict[str, Candidates] | None = None,
+) -> Scorer:
     """Random weights; always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(17)
@@ -90,7 +95,7 @@ def make_scorer(*domains: DomainRange, with_ratings: bool = False) -> Scorer:
         with torch.no_grad():
             for parameter in recommender.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        return Scorer(recommender, make_items(recommender, domains), domains)
+        return Scorer(recommender, make_items(recommender, domains), domains, candidates)
 
 
 WANTED = [(system, domain) for system in SYSTEMS for domain in ("shop", "video")]
@@ -155,8 +160,8 @@ def as_learned(scorer: Scorer, system: str, domain: DomainRange) -> np.ndarray:
     return scores(scorer.fusions[system], lists).detach().numpy()
 
 
-def best_of(scores_I: np.ndarray, left: set[int]) -> list[int]:
-    return sorted(left, key=lambda row: (-scores_I[row], row))[:K]
+def best_of(scores_I: np.ndarray, left: Collection[int], k: int = K) -> list[int]:
+    return sorted(left, key=lambda row: (-scores_I[row], row))[:k]
 
 
 @pytest.mark.parametrize("system", FUSED)
@@ -218,6 +223,34 @@ def test_score_keeps_places_in_lists_of_a_fusion_alone() -> None:
     for system in ("untrained_backbone", POPULARITY):
         assert np.array_equal(whole[system, "video"].rows, favoured[system, "video"].rows)
     assert not np.array_equal(whole["model", "video"].rows, favoured["model", "video"].rows)
+
+
+RULED = np.arange(28) % 3 > 0
+"""Items of video that rules let through."""
+BRANDS = np.arange(28, dtype=np.int32) % 7
+
+
+@pytest.mark.parametrize("places", [0, 4])
+@pytest.mark.parametrize("most", [None, 2])
+def test_score_keeps_to_the_rules(places: int, most: int | None) -> None:
+    groups = {} if most is None else {"brand": BRANDS}
+    rules = Candidates(RULED, groups, {"brand": most or 0})
+    scorer = make_scorer(SHOP, VIDEO, candidates={"video": rules})
+    lists = with_new(scorer, places)
+    expected = as_learned(scorer, "model", VIDEO)
+    for user in range(len(USERS.lengths)):
+        left = unseen(USERS, user, VIDEO) & set(RULED.nonzero()[0].tolist())
+        taken: list[int] = []
+        # First the new ones that places are kept for, then all others.
+        for among, length in ((NEW_IN_VIDEO & left, places), (left, K)):
+            for row in best_of(expected[user], among - set(taken), len(among)):
+                fits = most is None or [BRANDS[one] for one in taken].count(BRANDS[row]) < most
+                if fits and len(taken) < length:
+                    taken.append(row)
+        found = lists["model", "video"].rows[user]
+        assert found[found >= 0].tolist() == best_of(expected[user], taken)
+    free = with_new(make_scorer(SHOP, VIDEO), places)
+    assert np.array_equal(lists["model", "shop"].rows, free["model", "shop"].rows)
 
 
 def test_score_gives_a_list_to_a_user_without_history() -> None:

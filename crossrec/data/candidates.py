@@ -1,0 +1,303 @@
+"""Which items lists may hold tonight, by the rules of `score.candidates`.
+
+In: the rules, the items' files and the Parquet of `allow` and `deny`. Out, for every domain:
+
+    runs/<run_id>/candidates/domain=<d>.parquet     one row an item, in the order of the catalogue:
+        allowed   bool
+        <column>  int32, for each of `max_per`: equal numbers are equal values, -1 is none
+
+    write_candidates(config, store, prepared, rules_of(config, store), day)
+    found = read_candidates(store, "runs/2014-06-08/candidates", "shop")
+    found.allowed.sum(), found.groups["brand"]
+
+Scoring leaves out the others; publication holds every list against the same file.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from crossrec.config import EVERY_DOMAIN, CandidateRules, Config
+from crossrec.data.events import ItemIndex, find_rows, index_items
+from crossrec.data.hashing import Array
+from crossrec.data.histories import Prepared, read_catalogue
+from crossrec.data.inputs import (
+    Input,
+    check_column,
+    key_of,
+    list_input,
+    open_parquet,
+    read_footers,
+)
+from crossrec.data.pins import pin_inputs
+from crossrec.errors import ConfigError, InputError, explain
+from crossrec.runlog import log
+from crossrec.schema import DOMAIN, ITEM_ID, domain_folder
+from crossrec.storage import Store
+
+SECTION = "score.candidates"
+
+ROWS = 65_536
+"""Items that are looked at together."""
+
+RULES = "rules.json"
+"""Written last."""
+
+NO_VALUE = -1
+"""Code of an item that has no value in a column."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The rules applied to a domain of I items.
+
+    allowed: (I,) bool, whether lists may hold the item. groups: by column of `max_per`, (I,) int32
+    codes of values, NO_VALUE where there is none. most: by the same columns, how many items of one
+    value a list may hold.
+    """
+
+    allowed: Array
+    groups: Mapping[str, Array] = field(default_factory=dict)
+    most: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FoundRules:
+    """The rules, and what they name: files of `allow` and `deny`, and of the items."""
+
+    rules: CandidateRules
+    lists: Mapping[str, Input]
+    items: Input
+
+    def public(self) -> dict[str, Any]:
+        """Return what a plan says of them: other rules, or other files, are another plan."""
+        files = {
+            name: [[file.uri, file.bytes, file.version] for file in source.files]
+            for name, source in self.lists.items()
+        }
+        return {**self.rules.model_dump(mode="json"), "files": files}
+
+
+def rules_of(config: Config, store: Store) -> FoundRules:
+    """Find the files that the rules name.
+
+    Raises:
+        InputError: one is not there, or an items' file is not what the run began with.
+    """
+    rules = config.score.candidates
+    lists = {
+        name: list_input(f"{SECTION}.{name}", uri, config.storage.options)
+        for name, uri in (("allow", rules.allow), ("deny", rules.deny))
+        if uri is not None
+    }
+    return FoundRules(rules, lists, pin_inputs(config, store).inputs["items"])
+
+
+def write_candidates(
+    config: Config, store: Store, prepared: Prepared, found: FoundRules, day: int
+) -> str:
+    """Apply the rules as of a day, once a run, and return the folder of what was found.
+
+    Raises:
+        ConfigError: a rule names a column or a domain that is not there, or cannot be computed.
+        InputError: a file cannot be used.
+    """
+    folder = f"runs/{config.run_id}/candidates"
+    if store.exists(f"{folder}/{RULES}"):
+        # The plan has seen to it that the rules are the same.
+        return folder
+    rules, names = found.rules, [domain.name for domain in prepared.domains]
+    unknown = sorted(set(rules.filters) - {*names, EVERY_DOMAIN})
+    if unknown:
+        where, mend = f"{SECTION}.filters", "check the names"
+        raise ConfigError(explain(where, f"some of {names}", f"{unknown}", mend))
+    catalogues = [read_catalogue(store, prepared, name) for name in names]
+    starts = np.array([0, *(domain.stop for domain in prepared.domains)])
+    ids = pa.concat_tables(catalogues).column(ITEM_ID).cast(pa.large_string()).combine_chunks()
+    index = index_items(tuple(names), starts, ids)
+    from_day = pa.concat_tables(catalogues).column("available_day").fill_null(day).to_numpy()
+    allowed = from_day <= day
+    for name, source in found.lists.items():
+        named, limited = _read_list(source, index)
+        allowed &= (named | ~limited) if name == "allow" else ~named
+    read = _read_items(found.items, rules, index, day)
+    allowed &= read.allowed
+    for name, (start, stop) in zip(names, itertools.pairwise(starts.tolist()), strict=True):
+        kept, items = int(allowed[start:stop].sum()), stop - start
+        if kept < items:
+            log.info("score: %s of %s items of %r are candidates", f"{kept:,}", f"{items:,}", name)
+        columns = {"allowed": allowed[start:stop]}
+        columns |= {column: codes[start:stop] for column, codes in read.groups.items()}
+        store.write_parquet(f"{folder}/{domain_folder(name)}.parquet", pa.table(columns))
+    store.write_json(f"{folder}/{RULES}", {"max_per": rules.max_per})
+    return folder
+
+
+def read_candidates(store: Store, folder: str, domain: str) -> Candidates:
+    """Return what `write_candidates` found of a domain."""
+    table = store.read_parquet(f"{folder}/{domain_folder(domain)}.parquet")
+    most = store.read_json(f"{folder}/{RULES}")["max_per"]
+    groups = {name: table.column(name).to_numpy() for name in most}
+    return Candidates(table.column("allowed").to_numpy(), groups, most)
+
+
+def _read_list(source: Input, index: ItemIndex) -> tuple[Array, Array]:
+    """Return which items a file of `allow` or `deny` names, and which lie in domains it speaks of.
+
+    Both (I,) bool. A file without a column `domain` speaks of all.
+    """
+    footers = read_footers(source, [ITEM_ID, DOMAIN])
+    check_column(source, footers, ITEM_ID, "string")
+    with_domain = any(DOMAIN in footer.types for footer in footers)
+    if with_domain:
+        check_column(source, footers, DOMAIN, "string")
+    size = int(index.starts[-1])
+    named, limited, unknown = np.zeros(size, bool), np.full(size, not with_domain), 0
+    for table in _tables(source, [ITEM_ID, DOMAIN] if with_domain else [ITEM_ID]):
+        by_domain = [table] if with_domain else [_as_of(table, name) for name in index.domains]
+        rows = np.stack([_rows_of(keys, index) for keys in by_domain])
+        named[rows[rows >= 0]] = True
+        unknown += int((rows < 0).all(0).sum())
+        for domain in pc.unique(by_domain[0].column(DOMAIN)).to_pylist():
+            if domain in index.domains:
+                place = index.domains.index(domain)
+                limited[index.starts[place] : index.starts[place + 1]] = True
+    said = f"{int(named.sum()):,} items of the catalogue, and {unknown:,} that it does not have"
+    log.info("score: %s names %s", key_of(source.table), said)
+    return named, limited
+
+
+def _as_of(table: pa.Table, domain: str) -> pa.Table:
+    column = pa.array([domain], pa.large_string()).take(pa.array(np.zeros(len(table), np.int64)))
+    return table.append_column(DOMAIN, column)
+
+
+def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int) -> Candidates:
+    """Apply the rules that look at columns of the items."""
+    filters = {name: rules.conditions(name) for name in rules.filters}
+    asked = {
+        column: f"{SECTION}.filters.{name}"
+        for name in filters
+        for column in rules.columns(name)
+    }
+    asked |= dict.fromkeys(rules.max_per, f"{SECTION}.max_per")
+    columns = [*asked, rules.available_until]
+    footers = read_footers(source, columns)
+    there = {name for footer in footers for name in footer.types}
+    for column, where in asked.items():
+        if column not in there:
+            mend = "check the name"
+            expected = f"a column of data.items ({source.store.uri()})"
+            raise ConfigError(explain(where, expected, column, mend))
+    size = int(index.starts[-1])
+    allowed, known = np.ones(size, bool), np.zeros(size, bool)
+    groups = {column: np.full(size, NO_VALUE, np.int32) for column in rules.max_per}
+    values: dict[str, dict[str, int]] = {column: {} for column in rules.max_per}
+    if not there:
+        return Candidates(allowed, groups, rules.max_per)
+    for table in _tables(source, [ITEM_ID, DOMAIN, *sorted(there)]):
+        rows = _rows_of(table, index)
+        # Of equal keys the first row counts, as in the catalogue.
+        places = np.flatnonzero(rows >= 0)
+        places = places[np.unique(rows[places], return_index=True)[1]]
+        places = np.sort(places[~known[rows[places]]])
+        table, rows = table.take(pa.array(places)), rows[places]
+        known[rows] = True
+        fits = _is_available(table, rules.available_until, source, day)
+        for name, condition in filters.items():
+            in_domain = pc.equal(table.column(DOMAIN), name).to_numpy()
+            concerned = np.full(len(rows), True) if name == EVERY_DOMAIN else in_domain
+            fits &= _fulfils(table, condition, name) | ~concerned
+        allowed[rows] = fits
+        for column, codes in groups.items():
+            codes[rows] = _codes(table, column, values[column])
+    return Candidates(allowed, groups, rules.max_per)
+
+
+def _is_available(table: pa.Table, column: str, source: Input, day: int) -> Array:
+    """Return which items can still be had, (N,) bool; where nothing is said, they can."""
+    if column not in table.column_names:
+        return np.ones(len(table), bool)
+    moments = table.column(column)
+    if pa.types.is_timestamp(moments.type) or pa.types.is_date(moments.type):
+        days = moments.cast(pa.timestamp("us", getattr(moments.type, "tz", None)))
+        days = pc.floor_temporal(days, unit="day").cast(pa.int64())
+        last = pc.divide(days, 86_400_000_000)
+    elif pa.types.is_null(moments.type):
+        return np.ones(len(table), bool)
+    elif pa.types.is_large_string(moments.type):
+        text = pc.utf8_slice_codeunits(moments, 0, 10)
+        dates = pc.strptime(text, format="%Y-%m-%d", unit="s", error_is_null=True)
+        last = dates.cast(pa.date32()).cast(pa.int32())
+    else:
+        expected, found = f"a column {column} of dates or timestamps", str(moments.type)
+        mend = f"export it as date, or change {SECTION}.available_until"
+        raise InputError(explain(source.store.uri(), expected, found, mend))
+    is_over: Array = pc.less(last, day).fill_null(False).to_numpy()
+    return ~is_over
+
+
+def _fulfils(table: pa.Table, condition: pc.Expression, name: str) -> Array:
+    """Return which rows fulfil a condition, (N,) bool; a null fulfils none."""
+    found = np.zeros(len(table), bool)
+    places = table.append_column("", pa.array(np.arange(len(table))))
+    try:
+        kept = places.filter(condition).column("").to_numpy()
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        expected = "conditions that the columns of data.items can be held against"
+        mend = "give values of the column's type"
+        raise ConfigError(explain(f"{SECTION}.filters.{name}", expected, said, mend)) from error
+    found[kept] = True
+    return found
+
+
+def _codes(table: pa.Table, column: str, values: dict[str, int]) -> Array:
+    """Return the code of each row's value, (N,) int32; new values are added."""
+    try:
+        texts = table.column(column).cast(pa.large_string()).combine_chunks()
+    except pa.ArrowException as error:
+        where, expected = f"{SECTION}.max_per.{column}", "a column of texts or numbers"
+        found, mend = str(table.column(column).type), "choose another column"
+        raise ConfigError(explain(where, expected, found, mend)) from error
+    coded = texts.dictionary_encode()
+    of_dictionary = [values.setdefault(text, len(values)) for text in coded.dictionary.to_pylist()]
+    lookup = np.array([*of_dictionary, NO_VALUE], np.int32)
+    found: Array = lookup[coded.indices.fill_null(len(of_dictionary)).to_numpy()]
+    return found
+
+
+def _rows_of(table: pa.Table, index: ItemIndex) -> Array:
+    keys = (table.column(name).fill_null("").combine_chunks() for name in (DOMAIN, ITEM_ID))
+    return find_rows(index, *keys)
+
+
+def _tables(source: Input, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Read some columns of all files, as they are but for keys; what a file lacks is null."""
+    for file in source.files:
+        with open_parquet(source, file) as parquet:
+            yield from _read(parquet, columns)
+
+
+def _read(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+    there = [name for name in columns if name in parquet.schema_arrow.names]
+    for batch in parquet.iter_batches(ROWS, columns=there):
+        table = pa.table(batch)
+        for name in columns:
+            if name not in there:
+                table = table.append_column(name, pa.nulls(len(table)))
+        yield table.cast(pa.schema([_plain(kind) for kind in table.schema]))
+
+
+def _plain(kind: pa.Field) -> pa.Field:
+    """Return a field without a dictionary, and with large strings."""
+    plain = kind.type.value_type if pa.types.is_dictionary(kind.type) else kind.type
+    if pa.types.is_string(plain) or pa.types.is_string_view(plain):
+        plain = pa.large_string()
+    return pa.field(kind.name, plain)
