@@ -103,8 +103,10 @@ Condition = tuple[str, str, Any]
 
 
 class CandidateRules(Section):
-    """Which items lists may hold, beside those that a user has not seen; every rule must let an
-    item through. An item before its `data.available_from` is never shown."""
+    """What lists may hold of what their users have not seen: what every rule lets through.
+
+    An item before its `data.available_from` is never shown.
+    """
 
     available_until: str = "available_until"
     """Column of items with the last day, date or timestamp, on which an item can be had; used where

@@ -115,7 +115,9 @@ def _candidates(store: Store, folder: str, domain: DomainRange) -> Candidates:
     try:
         found = read_candidates(store, path, domain.name)
     except MissingObject as error:
-        raise CrossrecError(explain(store.uri(path), "all of its files", str(error), mend)) from error
+        raise CrossrecError(
+            explain(store.uri(path), "all of its files", str(error), mend)
+        ) from error
     items = domain.stop - domain.start
     if len(found.allowed) != items:
         expected = f"one row for each of the {items} items of {domain.name!r}"

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from crossrec.config import EVERY_DOMAIN, CandidateRules, Config
 from crossrec.data.events import ItemIndex, find_rows, index_items
@@ -182,9 +181,7 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
     """Apply the rules that look at columns of the items."""
     filters = {name: rules.conditions(name) for name in rules.filters}
     asked = {
-        column: f"{SECTION}.filters.{name}"
-        for name in filters
-        for column in rules.columns(name)
+        column: f"{SECTION}.filters.{name}" for name in filters for column in rules.columns(name)
     }
     asked |= dict.fromkeys(rules.max_per, f"{SECTION}.max_per")
     columns = [*asked, rules.available_until]
@@ -263,9 +260,9 @@ def _codes(table: pa.Table, column: str, values: dict[str, int]) -> Array:
     try:
         texts = table.column(column).cast(pa.large_string()).combine_chunks()
     except pa.ArrowException as error:
-        where, expected = f"{SECTION}.max_per.{column}", "a column of texts or numbers"
-        found, mend = str(table.column(column).type), "choose another column"
-        raise ConfigError(explain(where, expected, found, mend)) from error
+        where, kind = f"{SECTION}.max_per.{column}", str(table.column(column).type)
+        expected = "a column of texts or numbers"
+        raise ConfigError(explain(where, expected, kind, "choose another column")) from error
     coded = texts.dictionary_encode()
     of_dictionary = [values.setdefault(text, len(values)) for text in coded.dictionary.to_pylist()]
     lookup = np.array([*of_dictionary, NO_VALUE], np.int32)
@@ -279,25 +276,21 @@ def _rows_of(table: pa.Table, index: ItemIndex) -> Array:
 
 
 def _tables(source: Input, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Read some columns of all files, as they are but for keys; what a file lacks is null."""
+    """Read some columns of all files a part at a time; what a file lacks is null."""
     for file in source.files:
         with open_parquet(source, file) as parquet:
-            yield from _read(parquet, columns)
+            there = [name for name in columns if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(ROWS, columns=there):
+                table = pa.table(batch)
+                for name in columns:
+                    if name not in there:
+                        table = table.append_column(name, pa.nulls(len(table)))
+                yield table.cast(pa.schema([_plain(field) for field in table.schema]))
 
 
-def _read(parquet: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
-    there = [name for name in columns if name in parquet.schema_arrow.names]
-    for batch in parquet.iter_batches(ROWS, columns=there):
-        table = pa.table(batch)
-        for name in columns:
-            if name not in there:
-                table = table.append_column(name, pa.nulls(len(table)))
-        yield table.cast(pa.schema([_plain(kind) for kind in table.schema]))
-
-
-def _plain(kind: pa.Field) -> pa.Field:
+def _plain(field: pa.Field) -> pa.Field:
     """Return a field without a dictionary, and with large strings."""
-    plain = kind.type.value_type if pa.types.is_dictionary(kind.type) else kind.type
-    if pa.types.is_string(plain) or pa.types.is_string_view(plain):
-        plain = pa.large_string()
-    return pa.field(kind.name, plain)
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if pa.types.is_string(kind) or pa.types.is_string_view(kind):
+        kind = pa.large_string()
+    return pa.field(field.name, kind)

@@ -7,8 +7,6 @@ Not `ray.data.read_parquet`: it lists files and reads footers again at every pas
 files on 2 cores, where this takes 0.5 s (Ray 2.60).
 """
 
-from typing import Any
-
 import pyarrow as pa
 import ray.data
 
@@ -35,23 +33,6 @@ class ReadHistories:
             read_histories(self.store, self.prepared, bucket)
             for bucket in batch["bucket"].to_pylist()
         )
-
-
-class ReadBucket:
-    """Ray Data task: reads one bucket for an actor whose unit of work it is."""
-
-    def __init__(self, store: Store, prepared: Prepared) -> None:
-        self.store = store
-        self.prepared = prepared
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return the bucket's number and its histories as an Arrow stream."""
-        bucket = int(row["bucket"])
-        table = read_histories(self.store, self.prepared, bucket)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        return {"bucket": bucket, "histories": sink.getvalue().to_pybytes()}
 
 
 def stream_histories(store: Store, prepared: Prepared) -> ray.data.Dataset:

@@ -17,7 +17,8 @@ from crossrec.data.histories import DomainRange, Prepared
 from crossrec.evaluate.truth import KnownItems, holdout_truth, load_known_items, newest_truth
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import build_items
-from crossrec.score.pipeline import new_places, score_buckets
+from crossrec.score.pipeline import new_places
+from crossrec.score.stream import score_buckets
 from crossrec.storage import Store
 
 MAX_USERS = 200_000

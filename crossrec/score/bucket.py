@@ -17,8 +17,19 @@ from crossrec.data.replay import before, flatten, new_events, select_users
 from crossrec.model.checkpoint import load_model
 from crossrec.schema import ITEM_ID, bucket_name, domain_folder
 from crossrec.score.catalogue import load_items
+from crossrec.score.progress import Counters, attempt
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.storage import Store, encode_parquet
+
+OUTCOME = pa.schema(
+    [
+        ("bucket", pa.int64()),
+        ("users", pa.int64()),
+        ("failed", pa.string()),
+        ("of_store", pa.bool_()),
+    ]
+)
+"""What comes of a bucket: `failed` says why it has no record, and is "" where it has one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ class ScoreBucket:
 
     def __init__(self, job: ScoreJob) -> None:
         self.job = job
+        self.counters = Counters()
         items = load_items(job.store, job.prepared, job.items)
         recommender = load_model(job.store, job.model).recommender
         self.scorer = Scorer(recommender, items, job.prepared.domains, job.read_candidates())
@@ -73,8 +85,22 @@ class ScoreBucket:
         }
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Score one bucket; return a table of one row with what was done."""
-        bucket, data = batch["bucket"][0].as_py(), batch["histories"][0].as_py()
+        """Score one bucket; return a table of one row of OUTCOME."""
+        row = batch.to_pylist()[0]
+        bucket, users, failure = row["bucket"], 0, None
+        if not row["failed"]:
+            found, failure = attempt(lambda: self._score(bucket, row["histories"]))
+            users = found or 0
+        outcome = {
+            "bucket": [bucket],
+            "users": [users],
+            "failed": [failure.said if failure else row["failed"]],
+            "of_store": [failure.of_store if failure else row["of_store"]],
+        }
+        return pa.table(outcome, schema=OUTCOME)
+
+    def _score(self, bucket: int, data: bytes) -> int:
+        """Write a bucket's lists and its record; return how many users it has."""
         began = time.perf_counter()
         histories = flatten(pa.ipc.open_stream(data).read_all())
         if self.job.active_until is not None:
@@ -85,15 +111,23 @@ class ScoreBucket:
         known = before(histories, self.job.day)
         wanted = [(system, domain) for system in self.job.outputs for domain in self.job.domains]
         lists = self.scorer.score(known, self.job.day, wanted, self.job.top_k, self.job.new_places)
+        scored = time.perf_counter()
         files = []
         for (system, domain), found in lists.items():
             table = to_table(known.user_ids, found, self.item_ids[domain])
             folder = f"{self.job.outputs[system]}/{domain_folder(domain)}"
             files.append(_write_list(self.job.store, folder, bucket, table))
         record = {"bucket": bucket, "users": len(known.lengths), "files": files}
-        record["seconds"] = round(time.perf_counter() - began, 3)
+        written = time.perf_counter()
+        record["seconds"] = round(written - began, 3)
         self.job.store.write_json(self.job.record_path(bucket), record)
-        return pa.table({"users": [record["users"]], "rows": [sum(file["rows"] for file in files)]})
+        self.counters.count(
+            users=len(known.lengths),
+            pairs=len(known.lengths) * len(wanted),
+            compute=scored - began,
+            write=written - scored,
+        )
+        return len(known.lengths)
 
 
 def _write_list(store: Store, folder: str, bucket: int, table: pa.Table) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from crossrec.score.topk import LeftOut, SparseScores, top_k
 
 @dataclass(frozen=True)
 class Group:
-    """A column of a domain's items: codes_I (I,) int64, and so many of one code at most; those without a
-    value share it with nobody."""
+    """A column of a domain's items: codes_I (I,) int64, and so many of one code at most.
+
+    Items of NO_VALUE share it with nobody.
+    """
 
     codes_I: Tensor
     most: int

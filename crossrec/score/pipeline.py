@@ -1,45 +1,38 @@
-"""Stage 4, score: buckets stream through actors that hold model and item matrix.
+"""Stage 4, score: every user's best items of every domain.
 
-runs/<run_id>/plan.json                        what the run does; a rerun with another plan is
-refused runs/<run_id>/scores/domain=<d>/bucket-*.parquet
-runs/<run_id>/done/bucket-*.json               written after the bucket's files; a rerun does what
-is missing runs/<run_id>/defaults.parquet                 the list for users whom the input does not
-know
+    runs/<run_id>/plan.json                        what the run does; another plan is refused
+    runs/<run_id>/candidates/                      which items lists may hold
+    runs/<run_id>/items/                           the item side of all scores
+    runs/<run_id>/scores/domain=<d>/bucket-*.parquet
+    runs/<run_id>/done/bucket-*.json               written after the bucket's files
+    runs/<run_id>/defaults.parquet                 the lists for users whom the input does not know
 
-summary = score(config, store)
+    summary = score(config, store)
+
+A rerun does what is missing.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
-from ray.data import ActorPoolStrategy
 
 from crossrec.config import Config
 from crossrec.data.candidates import rules_of, write_candidates
 from crossrec.data.histories import open_prepared, read_catalogue
 from crossrec.data.replay import Histories
-from crossrec.data.stream import ReadBucket
 from crossrec.model.checkpoint import load_model
-from crossrec.runlog import log, stage
+from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
-from crossrec.score.bucket import ScoreBucket, ScoreJob
+from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import NIGHT, build_items, load_items
 from crossrec.score.plan import find_model, write_plan
 from crossrec.score.scorer import Scorer, to_table
+from crossrec.score.stream import score_buckets
 from crossrec.storage import Store
-
-CPUS_AN_ACTOR = 8
-"""At most: an actor must fit on one node."""
 
 FIRST_PLACES = 10
 """Those that a user looks at first go by score alone."""
-
-RETRIES = 2
-"""Times that an actor is restarted, and a bucket tried again, before the job fails."""
 
 
 def score(config: Config, store: Store) -> dict[str, Any]:
@@ -48,7 +41,8 @@ def score(config: Config, store: Store) -> dict[str, Any]:
     Raises:
         ConfigError: a domain of `score.domains` does not exist, or the run_id belongs to another
             plan.
-        CrossrecError: there is no model, or a bucket failed again and again; what is done stays
+        StorageError: the store cannot be used.
+        CrossrecError: there is no model, or buckets failed again and again; what is done stays
             done.
     """
     run = f"runs/{config.run_id}"
@@ -91,44 +85,6 @@ def score(config: Config, store: Store) -> dict[str, Any]:
 def new_places(config: Config, top_k: int) -> int:
     """Return how many places of a list are kept for new items; never of its first FIRST_PLACES."""
     return min(int(config.score.new_share * top_k), max(0, top_k - FIRST_PLACES))
-
-
-def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
-    """Score the buckets that have no completion record yet; return how many that were."""
-    records = set(job.store.list(job.done))
-    missing = [
-        bucket for bucket in buckets if job.record_path(bucket).rsplit("/", 1)[1] not in records
-    ]
-    if not missing:
-        return 0
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
-    actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
-    # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
-    threads = max(1, min((cpus - 2) // actors, CPUS_AN_ACTOR))
-    rows = [{"bucket": bucket} for bucket in missing]
-    read = ReadBucket(job.store, job.prepared)
-    waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(read)
-    with warnings.catch_warnings():
-        # Ray 2.60 has no other way to say that an actor is not to be restarted for ever.
-        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        done = waiting.map_batches(
-            ScoreBucket,
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=actors),
-            fn_constructor_args=(job,),
-            num_cpus=threads,
-            num_gpus=1 if gpus else 0,
-            max_restarts=RETRIES,
-            max_task_retries=RETRIES,
-        )
-    users = 0
-    for count, batch in enumerate(done.iter_batches(batch_size=None, batch_format="numpy"), 1):
-        users += int(batch["users"].sum())
-        if count % max(1, len(missing) // 10) == 0:
-            log.info("score: %s of %s buckets, %s users", count, len(missing), f"{users:,}")
-    return len(missing)
 
 
 def _write_defaults(job: ScoreJob, path: str) -> None:

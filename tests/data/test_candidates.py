@@ -32,6 +32,10 @@ ITEMS = pa.table(
 )
 
 
+LAST_DAYS = [TODAY, YESTERDAY, None, TOMORROW, TOMORROW, YESTERDAY, TODAY, None, None]
+"""Of ITEMS."""
+
+
 @pytest.fixture
 def prepared(store: Store) -> Prepared:
     for domain, ids in (("shop", SHOP), ("video", VIDEO)):
@@ -63,9 +67,7 @@ def found_by(
         }
     )
     folder = write(config, store, prepared, rules_of(config, store), DAY)
-    return {
-        domain.name: read_candidates(store, folder, domain.name) for domain in prepared.domains
-    }
+    return {domain.name: read_candidates(store, folder, domain.name) for domain in prepared.domains}
 
 
 def allowed(store: Store, prepared: Prepared, items: pa.Table = ITEMS, **rules: Any) -> str:
@@ -83,20 +85,12 @@ def test_item_before_its_day_is_no_candidate(store: Store, prepared: Prepared) -
 @pytest.mark.parametrize(
     "until",
     [
-        pa.array([TODAY, YESTERDAY, None, TOMORROW, TOMORROW, YESTERDAY, TODAY, None, None]),
+        pa.array(LAST_DAYS),
         pa.array(
-            [
-                None if day is None else dt.datetime.combine(day, dt.time(7), dt.UTC)
-                for day in (TODAY, YESTERDAY, None, TOMORROW, TOMORROW, YESTERDAY, TODAY, None, None)
-            ],
+            [day and dt.datetime.combine(day, dt.time(7), dt.UTC) for day in LAST_DAYS],
             pa.timestamp("ns", "UTC"),
         ),
-        pa.array(
-            [
-                str(day or "some day")
-                for day in (TODAY, YESTERDAY, None, TOMORROW, TOMORROW, YESTERDAY, TODAY, None, None)
-            ]
-        ),
+        pa.array([str(day or "some day") for day in LAST_DAYS]),
     ],
     ids=["dates", "timestamps", "texts"],
 )
