@@ -2,6 +2,7 @@
 
     python jobs/bench.py prepare --events 5000000
     python jobs/bench.py train --events 300000 --items 10000 --negatives 64
+    python jobs/bench.py topk --items 100000 --queries 10000
 
 Peers (crossrec/bench/peers) run in an environment of their own, `.peers`, made where it is missing;
 they and crossrec take turns. The last line of stdout is one JSON object.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from crossrec.bench.data import TRAIN_SETTINGS
+from crossrec.bench.data import TOPK_SETTINGS, TRAIN_SETTINGS
 
 
 def main() -> None:
@@ -30,9 +31,17 @@ def main() -> None:
     for name, value in TRAIN_SETTINGS.items():
         train.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
     train.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
+    topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
+    for name, value in TOPK_SETTINGS.items():
+        topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
     for benchmark in (prepare, train):
         benchmark.add_argument("--folder", help="for data and results; default: a temporary one")
     options = parser.parse_args()
+    if options.benchmark == "topk":
+        from crossrec.bench.topk import bench_topk
+
+        print(json.dumps(bench_topk(**{name: getattr(options, name) for name in TOPK_SETTINGS})))
+        return
     folder = Path(options.folder or tempfile.mkdtemp(prefix="crossrec-bench-"))
     try:
         # Here: `--help` need not wait for Ray and torch.

@@ -24,6 +24,9 @@ TRAIN_SETTINGS = {
 }
 """Of `train`, the peer's too; no negatives: softmax over all items."""
 
+TOPK_SETTINGS = {"items": 100_000, "queries": 10_000, "width": 128, "k": 10, "rounds": 5}
+"""Of `topk`."""
+
 
 def ensure_data(
     folder: Path, events: int, items: int = ITEMS, domains: Sequence[str] = DOMAINS

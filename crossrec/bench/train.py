@@ -5,13 +5,13 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from crossrec.bench.data import DOMAINS, ensure_data, run_apart
+from crossrec.bench.environment import PEERS, ensure_peers
 from crossrec.bench.prepare import OBJECT_STORE_BYTES
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared
@@ -19,10 +19,6 @@ from crossrec.data.prepare import prepare
 from crossrec.runlog import start_logging
 from crossrec.storage import Store
 from crossrec.train.launch import Folders, train_models
-
-PEERS = Path(__file__).parent / "peers"
-PEERS_ENVIRONMENT = Path(".peers")
-"""Where the peers are installed: below the folder of the call."""
 
 
 def bench_train(folder: Path, events: int, rounds: int, settings: dict[str, int]) -> dict[str, Any]:
@@ -89,16 +85,3 @@ def _train_here(data: Path, root: Path, settings: dict[str, int]) -> dict[str, A
     ray.shutdown()
     curve = trained["training"]["curve"][1:]
     return {"histories": prepared.users, "epoch_seconds": [point["seconds"] for point in curve]}
-
-
-def ensure_peers() -> Path:
-    """Return the Python of the peers' environment, made where it is missing."""
-    folder = PEERS_ENVIRONMENT.absolute()
-    python = folder / "bin" / "python"
-    stamp = folder / ".installed"
-    if not stamp.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        wanted = str(PEERS / "requirements.txt")
-        subprocess.run([python, "-m", "pip", "install", "-qq", "-r", wanted], check=True)
-        stamp.touch()
-    return python
