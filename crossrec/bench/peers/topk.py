@@ -29,7 +29,7 @@ def main() -> None:
     k = settings["k"]
     index = faiss.IndexFlatIP(settings["width"])
     index.add(items)
-    items_T, queries_T = torch.from_numpy(items), torch.from_numpy(queries)
+    items_T = torch.from_numpy(items)
 
     def in_batches(part: torch.Tensor) -> Any:
         found = [torch.topk(part[n : n + 512] @ items_T.T, k) for n in range(0, len(part), 512)]
