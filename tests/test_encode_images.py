@@ -26,7 +26,6 @@ from tests.pictures import make_resnet, picture
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"),
 ]
 
 RED, GREEN, BLUE = picture((200, 0, 0)), picture((0, 200, 0)), picture((0, 0, 200), format="JPEG")

@@ -13,16 +13,7 @@ from tests.nights import (
     change,
     modified,
     odd_night,
-    published_night,
 )
-
-# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
 
 
 @pytest.fixture(scope="module")
