@@ -147,6 +147,14 @@ def night(ray_cluster: None, tiny_backbone: str) -> "Night":
 
 
 @pytest.fixture(scope="session")
+def odd_night(ray_cluster: None, tiny_backbone: str, s3_bucket: str) -> "Night":
+    """A night on S3 of one domain, items without text, and one huge history; 80 s."""
+    from tests.nights import published_odd_night
+
+    return published_odd_night(tiny_backbone, f"{s3_bucket}/odd-night")
+
+
+@pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a BERT with random weights, 32 wide, that splits words into letters."""
     import torch
