@@ -53,7 +53,8 @@ install() {
         echo "$want" >"$stamp"
     fi
     export PATH="$venv/bin:$PATH" VIRTUAL_ENV="$venv"
-    unset PYTHONHOME
+    # Ray starts dozens of processes: without bytecode each compiles anew all that it imports, 4 s for torch alone.
+    unset PYTHONHOME PYTHONDONTWRITEBYTECODE
 }
 
 # ------------------------------------------------------------------------------------------------------------ Ray

@@ -113,7 +113,7 @@ def _describe(error: ValidationError, path: str) -> str:
             lines.append(explain(where, "a known key", "a key that does not exist", mend))
         elif problem["type"] == "missing":
             lines.append(explain(where, "a value", "none", f"give {where}=... or set it in {path}"))
-        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        elif problem["type"] == "value_error" and _is_section(problem["loc"]):
             # A rule of several keys, which says them: all that was given would hide it.
             lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
         else:
@@ -128,6 +128,14 @@ def _describe(error: ValidationError, path: str) -> str:
                 )
             )
     return " | ".join(lines)
+
+
+def _is_section(location: tuple[int | str, ...]) -> bool:
+    section: Any = Config
+    for part in location:
+        field = getattr(section, "model_fields", {}).get(str(part))
+        section = field.annotation if field else None
+    return isinstance(section, type) and issubclass(section, BaseModel)
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -22,7 +22,7 @@ import ray
 import torch
 
 from crossrec.data.histories import DomainRange, Prepared, read_catalogue
-from crossrec.encode_images import encode_item_images
+from crossrec.encode_images import check_has_images, encode_item_images
 from crossrec.model.backbone import encode_texts
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
@@ -69,6 +69,7 @@ def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -
     Raises:
         ConfigError: the source reads images, and prepare kept none.
     """
+    check_has_images(store, prepared, source)
     source = source.pinned()
     digest = source.digest()[:16]
     folder = f"{prepared.folder}/vectors/{digest}"

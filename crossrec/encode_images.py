@@ -78,17 +78,21 @@ class ImageVectors:
         return assemble(store, self.cache, hashed, self.width)
 
 
-def encode_item_images(store: Store, prepared: Prepared, source: BackboneSource) -> ImageVectors:
-    """Encode the images that have no vector yet.
+def check_has_images(store: Store, prepared: Prepared, source: BackboneSource) -> None:
+    """Check that prepare kept the images that a source reads.
 
     Raises:
-        ConfigError: prepare kept no images.
+        ConfigError: it did not.
     """
-    if not prepared.with_images:
+    if source.has_images and not prepared.with_images:
         where = f"model.image_backbone={source.settings.image_backbone}"
         found = f"{store.uri(prepared.folder)}, prepared without them"
         mend = "run the stage prepare again with model.image_backbone set"
         raise ConfigError(explain(where, "the items' images", found, mend))
+
+
+def encode_item_images(store: Store, prepared: Prepared, source: BackboneSource) -> ImageVectors:
+    """Encode the images that have no vector yet."""
     cache = f"cache/vectors/{source.image_digest()[:16]}"
     rows = image_rows(store, prepared.folder)
     wanted = rows.unique(KEY, keep="first", maintain_order=True)

@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +29,9 @@ os.environ.update(
 )
 
 from crossrec.storage import Store
+
+if TYPE_CHECKING:
+    from tests.nights import Night
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -133,6 +136,22 @@ def joined(ray_cluster: None) -> dict[str, str]:
     import ray
 
     return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@pytest.fixture(scope="session")
+def night(ray_cluster: None, tiny_backbone: str) -> "Night":
+    """The published night that tests share; they write under run_ids of their own."""
+    from tests.nights import published_night
+
+    return published_night(tiny_backbone)
+
+
+@pytest.fixture(scope="session")
+def odd_night(ray_cluster: None, tiny_backbone: str, s3_bucket: str) -> "Night":
+    """A night on S3 of one domain, items without text, and one huge history; 80 s."""
+    from tests.nights import published_odd_night
+
+    return published_odd_night(tiny_backbone, f"{s3_bucket}/odd-night")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,9 @@
 """Nights that tests share: small inputs, small settings, and a published night a session.
 
 config = small_config(tmp_path / "store", tiny_backbone, {"events": ..., "items": ...})
-night = published_night(tiny_backbone)
+night = published_night(tiny_backbone)        # tests take the fixture `night`
 """
 
-import functools
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -110,9 +109,8 @@ def modified(store: Store, folder: str, but: Collection[str] = ()) -> dict[str, 
     }
 
 
-@functools.cache
 def published_night(backbone: str) -> Night:
-    """Publish a night of a small demo, once a session; Ray must run."""
+    """Publish a night of a small demo; Ray must run."""
     store = Store(str(Path(backbone).with_name("published-night")))
     demo = make_demo(USERS, 17, DEMO)
     store.write_parquet("input/events.parquet", demo.events)
@@ -136,9 +134,8 @@ SILENT_USERS = ["no 1", "no 2", "no 3"]
 """Users of `data.users` who have no event."""
 
 
-@functools.cache
-def odd_night(backbone: str, root: str) -> Night:
-    """Publish a night, once a session, of one domain, items without text, and one huge history."""
+def published_odd_night(backbone: str, root: str) -> Night:
+    """Publish a night of one domain, items without text, and one huge history; Ray must run."""
     store = Store(root)
     draw = np.random.default_rng(17)
     items = [f"📚 {number:04d}/x" for number in range(ODD_ITEMS)]

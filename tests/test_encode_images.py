@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crossrec import encode_images as encoding
 from crossrec.config import Config
 from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.prepare import prepare
@@ -20,13 +19,12 @@ from crossrec.model.backbone import encode_texts, load_backbone
 from crossrec.model.source import BackboneSource
 from crossrec.model.vision import encode_images, load_vision
 from crossrec.storage import Store
-from crossrec.vectorcache import read_vectors
+from crossrec.vectorcache import Work, read_vectors
 from tests.data.test_prepare import DAY_1, write_events
 from tests.pictures import make_resnet, picture
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"),
 ]
 
 RED, GREEN, BLUE = picture((200, 0, 0)), picture((0, 200, 0)), picture((0, 0, 200), format="JPEG")
@@ -82,19 +80,25 @@ def test_an_item_is_its_text_and_its_image_side_by_side(
     assert joint[0] @ joint[3] == pytest.approx(mean, abs=1e-5)
 
 
-def test_each_image_is_encoded_once(
-    tmp_path: Path, tiny_backbone: str, resnet: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoded: list[int] = []
+@pytest.fixture
+def encoded_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each part had, as they are encoded; all actors' work in this process."""
+    found: list[int] = []
 
-    def here(work: Any) -> None:
-        """The actor's work, in this process."""
+    def here(work: Work) -> None:
         encoder = work.encoder(*work.arguments)
-        encoded.extend(
-            count for part in work.parts for count in encoder(part)["encoded"].to_pylist()
-        )
+        counts = [count for part in work.parts for count in encoder(part)["encoded"].to_pylist()]
+        if work.what == "images":
+            found.extend(counts)
 
-    monkeypatch.setattr(encoding, "encode_parts", here)
+    monkeypatch.setattr("crossrec.encode_images.encode_parts", here)
+    monkeypatch.setattr("crossrec.encode.encode_parts", here)
+    return found
+
+
+def test_each_image_is_encoded_once(
+    tmp_path: Path, tiny_backbone: str, resnet: str, encoded_images: list[int]
+) -> None:
     settings = {"backbone": tiny_backbone, "image_backbone": resnet}
     matrices = []
     for images in ({"a": RED, "b": GREEN, "c": RED}, {"a": RED, "b": BLUE, "c": RED, "d": GREEN}):
@@ -102,13 +106,14 @@ def test_each_image_is_encoded_once(
         folder = encode_catalogue(store, prepared, BackboneSource(store, config.model))
         matrices.append(read_vectors(store, folder, "shop")[:, TEXT_WIDTH:])
         encode_catalogue(store, prepared, BackboneSource(store, config.model))
-    assert encoded == [2, 1]
+    assert encoded_images == [2, 1]
     first, second = matrices
     assert np.array_equal(first[0], first[2])
     assert np.array_equal(first[1], second[3])
     assert not np.array_equal(first[1], second[1])
 
 
+@pytest.mark.usefixtures("encoded_images")
 def test_images_alone_are_enough(tmp_path: Path, tiny_backbone: str, resnet: str) -> None:
     settings = {"backbone": tiny_backbone, "image_backbone": resnet}
     config, store, _ = run_prepare(tmp_path, {"a": RED, "b": None}, **settings)

@@ -12,22 +12,7 @@ from tests.nights import (
     Night,
     change,
     modified,
-    odd_night,
-    published_night,
 )
-
-# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
-
-
-@pytest.fixture(scope="module")
-def on_s3(ray_cluster: None, tiny_backbone: str, s3_bucket: str) -> Night:
-    return odd_night(tiny_backbone, f"{s3_bucket}/odd-night")
 
 
 def test_bad_input_leaves_what_was_published(night: Night, tmp_path: Path) -> None:
@@ -45,26 +30,29 @@ def test_bad_input_leaves_what_was_published(night: Night, tmp_path: Path) -> No
     assert not store.exists("runs/tomorrow/manifest.json")
 
 
-def test_night_on_s3_is_published(on_s3: Night) -> None:
+@pytest.mark.slow
+def test_night_on_s3_is_published(odd_night: Night) -> None:
     """From the input to the manifest nothing of it was on a disk."""
-    store = on_s3.store
+    store = odd_night.store
     assert store.root.startswith("s3://")
     assert store.read_json("current.json")["manifest"] == "runs/night/manifest.json"
-    users = set(on_s3.lists(ODD_DOMAIN)["user_id"].to_pylist())
-    assert users > set(on_s3.events["user_id"].to_pylist())
+    users = set(odd_night.lists(ODD_DOMAIN)["user_id"].to_pylist())
+    assert users > set(odd_night.events["user_id"].to_pylist())
 
 
-def test_night_on_s3_keeps_its_checkpoints_there(on_s3: Night) -> None:
-    progress = on_s3.store.read_json(f"{on_s3.checkpoints()[-1]}/progress.json")
+@pytest.mark.slow
+def test_night_on_s3_keeps_its_checkpoints_there(odd_night: Night) -> None:
+    progress = odd_night.store.read_json(f"{odd_night.checkpoints()[-1]}/progress.json")
     assert [(phase["phase"], phase["is_done"]) for phase in progress["phases"]] == [
         ("select", True),
         ("refit", True),
     ]
 
 
-def test_history_of_100_000_events_gets_its_list(on_s3: Night) -> None:
-    (row,) = (row for row in on_s3.lists(ODD_DOMAIN).to_pylist() if row["user_id"] == "heavy")
-    ids = on_s3.items["item_id"].to_pylist()
+@pytest.mark.slow
+def test_history_of_100_000_events_gets_its_list(odd_night: Night) -> None:
+    (row,) = (row for row in odd_night.lists(ODD_DOMAIN).to_pylist() if row["user_id"] == "heavy")
+    ids = odd_night.items["item_id"].to_pylist()
     assert len(ids) == ODD_ITEMS
     assert len(set(row["item_ids"])) == TOP_K
     assert set(row["item_ids"]) <= set(ids[HEAVY_ITEMS:])

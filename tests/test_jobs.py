@@ -9,18 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.nights import DOMAINS, Night, change, published_night
+from tests.nights import DOMAINS, Night, change
 
 ROOT = Path(__file__).parents[1]
 JOBS = ("prepare", "finetune", "evaluate", "score", "publish", "nightly", "tune")
-
-# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
 
 
 def run_job(

@@ -21,20 +21,10 @@ from tests.nights import (
     Night,
     change,
     modified,
-    odd_night,
-    published_night,
 )
 
 MARGIN = 0.02
 """NDCG@10 that training must add on the hold-out."""
-
-# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +35,6 @@ def untrained(night: Night) -> Night:
     prepare(config, night.store)
     finetune(config, night.store)
     return Night(config, night.store, evaluate(config, night.store), night.events, night.items)
-
-
-@pytest.fixture(scope="module")
-def odd(ray_cluster: None, tiny_backbone: str, s3_bucket: str) -> Night:
-    return odd_night(tiny_backbone, f"{s3_bucket}/odd-night")
 
 
 @pytest.mark.parametrize("domain", DEMO.domains)
@@ -117,10 +102,12 @@ def test_training_beats_the_model_before_it(night: Night) -> None:
     assert gain_of(night) > MARGIN
 
 
+@pytest.mark.slow
 def test_training_without_gradients_gains_nothing(untrained: Night) -> None:
     assert gain_of(untrained) < MARGIN / 2
 
 
+@pytest.mark.slow
 def test_training_without_gradients_keeps_the_weights(untrained: Night) -> None:
     """The best are those of epoch 0: none after it is better."""
     checkpoint = untrained.checkpoints()[0]
@@ -157,21 +144,26 @@ def test_unknown_domain_to_score_is_told(night: Night) -> None:
         score(change(night.config, score={"domains": ["shop", "shoes"]}), night.store)
 
 
-def test_night_of_a_single_domain_publishes_it(odd: Night) -> None:
-    assert odd.manifest["domains"] == [ODD_DOMAIN]
-    assert all(domain_folder(ODD_DOMAIN) in file["path"] for file in odd.manifest["files"])
+@pytest.mark.slow
+def test_night_of_a_single_domain_publishes_it(odd_night: Night) -> None:
+    assert odd_night.manifest["domains"] == [ODD_DOMAIN]
+    assert all(domain_folder(ODD_DOMAIN) in file["path"] for file in odd_night.manifest["files"])
 
 
-def test_night_of_items_without_text_lists_them(odd: Night) -> None:
-    rows = odd.lists(ODD_DOMAIN).to_pylist()
+@pytest.mark.slow
+def test_night_of_items_without_text_lists_them(odd_night: Night) -> None:
+    rows = odd_night.lists(ODD_DOMAIN).to_pylist()
     by_user = {row["user_id"]: row["item_ids"] for row in rows}
     assert len(by_user["light 07"]) == TOP_K
-    assert set(by_user["light 07"]) <= set(odd.items["item_id"].to_pylist())
+    assert set(by_user["light 07"]) <= set(odd_night.items["item_id"].to_pylist())
 
 
-def test_night_lists_items_for_users_without_events(odd: Night) -> None:
-    rows = odd.lists(ODD_DOMAIN).to_pylist()
+@pytest.mark.slow
+def test_night_lists_items_for_users_without_events(odd_night: Night) -> None:
+    rows = odd_night.lists(ODD_DOMAIN).to_pylist()
     silent = [row["scores"] for row in rows if row["user_id"] in SILENT_USERS]
-    (default,) = odd.store.read_parquet(odd.manifest["defaults"]["path"])["scores"].to_pylist()
+    (default,) = odd_night.store.read_parquet(odd_night.manifest["defaults"]["path"])[
+        "scores"
+    ].to_pylist()
     # Not the items: in a batch of another shape the last bit differs, which swaps near ties.
     assert silent == [pytest.approx(default)] * len(SILENT_USERS)

@@ -12,18 +12,10 @@ from crossrec.errors import ConfigError, InputError
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.pipeline import score
 from crossrec.verify import verify_run
-from tests.nights import BUCKETS, DEMO, DOMAINS, Night, change, modified, published_night
+from tests.nights import BUCKETS, DEMO, DOMAINS, Night, change, modified
 
 GONE = (3, 17)
 """Buckets whose work is undone."""
-
-# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from crossrec.config import Config
 from crossrec.data.prepare import prepare
 from crossrec.score.pipeline import score
 from crossrec.storage import Store
-from tests.nights import DOMAINS, Night, change, modified, published_night
+from tests.nights import DOMAINS, Night, change, modified
 from tests.test_jobs import run_job
 
 ROOT = Path(__file__).parents[2]
@@ -27,16 +27,7 @@ BUCKETS = 160
 
 PATIENCE_S = 240
 
-pytestmark = [
-    pytest.mark.slow,
-    # Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-    pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"),
-]
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
+pytestmark = pytest.mark.slow
 
 
 def prepared_run(night: Night, run_id: str) -> Config:

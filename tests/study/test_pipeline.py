@@ -5,18 +5,10 @@ from crossrec.evaluate.pipeline import evaluate
 from crossrec.study import pipeline
 from crossrec.study.variants import plan_variants
 from crossrec.train.launch import finetune
-from tests.nights import Night, change, modified, published_night
+from tests.nights import Night, change, modified
 
 # Two trainings more, and finite restarts of actors go through an argument that Ray 2.64 replaces.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"),
-]
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
+pytestmark = pytest.mark.slow
 
 
 def test_study_reports_what_was_trained_and_trains_it_once(

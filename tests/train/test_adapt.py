@@ -30,7 +30,7 @@ from crossrec.train.adapt import (
 from crossrec.train.launch import finetune, time_cuts
 from crossrec.train.progress import Progress, read_checkpoint, take_state, write_checkpoint
 from crossrec.train.tracking import Tracker
-from tests.nights import Night, change, published_night
+from tests.nights import Night, change
 from tests.small import histories
 from tests.train.test_task import CPU, make_job
 
@@ -99,11 +99,6 @@ def test_a_checkpoint_brings_back_a_round_with_all_its_dropout(
     assert all(part.equal(weights[name]) for name, part in task.loss.state_dict().items())
 
 
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
-
-
 def adapting_config(night: Night, run_id: str, kind: str, adapt_steps: int) -> Config:
     train = {"adapt": kind, "adapt_steps": adapt_steps, "adapt_learning_rate": 1e-3, "epochs": 1}
     return change(night.config, run_id=run_id, train=train)
@@ -114,7 +109,6 @@ def weights(store: Store, folder: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
 def test_fine_tuning_starts_from_the_adapted_backbone(night: Night, tiny_backbone: str) -> None:
     config = adapting_config(night, "adapted", "contrastive", 8)
     prepare(config, night.store)
@@ -156,7 +150,6 @@ def kill_once_adapting(config: Config, folder: Path, scratch: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
 def test_an_adaptation_killed_half_way_ends_as_one_left_alone(night: Night, tmp_path: Path) -> None:
     """The job dies after an early checkpoint; what it began is finished, and is the same."""
     store = night.store

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from crossrec.model.integrity import check_model
-from tests.nights import DOMAINS, Night, published_night
+from tests.nights import DOMAINS, Night
 
 WITHOUT_RAY = "import sys\nsys.modules['ray'] = None  # any import of it fails\n"
 
@@ -28,11 +28,6 @@ mean = hidden.mean(1)[0].numpy()
 print(float(np.abs(mean / np.linalg.norm(mean) - vectors[0]).max()))
 print(tuple(learned.shape), bool(torch.isfinite(learned).all()), sorted(fusions)[0])
 """
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
 
 
 @pytest.fixture

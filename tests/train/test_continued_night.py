@@ -11,19 +11,11 @@ from safetensors.torch import load
 from crossrec.data.prepare import prepare
 from crossrec.storage import Store
 from crossrec.train.launch import finetune
-from tests.nights import Night, change, published_night
+from tests.nights import Night, change
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"),
-]
+pytestmark = pytest.mark.slow
 
 REPLAY = 0.25
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
 
 
 def run(night: Night, run_id: str, as_of: dt.datetime, **train: Any) -> dict[str, Any]:

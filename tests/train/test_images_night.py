@@ -20,10 +20,7 @@ from crossrec.vectorcache import read_vectors
 from tests.nights import DEMO, Night, change, small_config
 from tests.pictures import make_vit, picture
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"),
-]
+pytestmark = pytest.mark.slow
 
 TEXT_WIDTH, IMAGE_WIDTH = 32, 16
 

@@ -20,19 +20,11 @@ from crossrec.data.prepare import prepare
 from crossrec.errors import ConfigError
 from crossrec.storage import Store
 from crossrec.train.launch import finetune
-from tests.nights import EPOCHS, Night, change, modified, published_night, small_config
+from tests.nights import EPOCHS, Night, change, modified, small_config
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240
 """A busy machine takes long to start its workers."""
-
-# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
-
-
-@pytest.fixture(scope="module")
-def night(ray_cluster: None, tiny_backbone: str) -> Night:
-    return published_night(tiny_backbone)
 
 
 @pytest.fixture(scope="module")

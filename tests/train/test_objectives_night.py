@@ -10,10 +10,7 @@ from crossrec.nightly import nightly
 from crossrec.storage import Store
 from tests.nights import DEMO, Night, small_config
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated"),
-]
+pytestmark = pytest.mark.slow
 
 MEAN, DEVIATION = 3.0, 0.7
 """Of the ratings of all items; users differ by as much again."""

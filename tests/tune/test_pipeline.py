@@ -35,9 +35,6 @@ NDCG = "ndcg@10"
 SECRET = "hunter2hunter2"
 TRIALS = tuple(f"trial-{number:04d}" for number in (1, 2, 3, 4))
 
-# Finite restarts of Ray Data's actors go through an argument that Ray 2.64 will replace.
-pytestmark = pytest.mark.filterwarnings("ignore:.ray_remote_args. is deprecated")
-
 
 def make_record(trial: str, values: Sequence[float], digest: str = "", **more: Any) -> Record:
     epochs = [{"epoch": epoch, NDCG: value} for epoch, value in enumerate(values)]
