@@ -34,6 +34,10 @@ class StorageError(UserError):
     """The place where results go or come from cannot be used."""
 
 
+class BadObject(StorageError):
+    """One object is not what it must be; the store can be used."""
+
+
 def explain(where: str, expected: str, found: str, mend: str) -> str:
     """Return one line in the form that every error message of crossrec has."""
     return f"{where}: expected {expected}, found {found}; {mend}"

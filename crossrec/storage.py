@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from crossrec.claims import swap_by_claims
 from crossrec.disk import Disk
-from crossrec.errors import StorageError, explain
+from crossrec.errors import BadObject, StorageError, explain
 from crossrec.storage_errors import MissingObject, error_names, explained, without_secrets
 
 S3_SCHEME = re.compile(r"^s3a?://")
@@ -265,7 +265,7 @@ class Store:
             return json.loads(data)
         except ValueError as error:
             mend = "remove it and run the stage that writes it"
-            raise StorageError(explain(self.uri(path), "JSON", str(error), mend)) from error
+            raise BadObject(explain(self.uri(path), "JSON", str(error), mend)) from error
 
     def write_json(self, path: str, value: Any) -> None:
         """Store a value as JSON with sorted keys, so that the same value gives the same bytes."""
@@ -280,9 +280,8 @@ class Store:
         except pa.ArrowException as error:
             expected = f"a Parquet file with columns {columns}" if columns else "a Parquet file"
             found = " ".join(str(error).split())[:200]
-            raise StorageError(
-                explain(self.uri(path), expected, found, "write the file again")
-            ) from error
+            mend = "write the file again"
+            raise BadObject(explain(self.uri(path), expected, found, mend)) from error
 
     def write_parquet(
         self, path: str, table: pa.Table, row_group_size: int | None = None

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from crossrec.errors import StorageError, explain
+from crossrec.errors import BadObject, StorageError, explain
 
 REASONS: tuple[tuple[set[str], str, str], ...] = (
     (
@@ -65,7 +65,7 @@ OPEN_OPTIONS = ("endpoint_url", "region_name")
 """Options that an error message may show; it shows the value of no other."""
 
 
-class MissingObject(StorageError, FileNotFoundError):
+class MissingObject(BadObject, FileNotFoundError):
     """There is no object at the path."""
 
 

@@ -15,9 +15,8 @@ from typing import TypeVar
 
 from ray.util.metrics import Counter
 
-from crossrec.errors import StorageError
+from crossrec.errors import BadObject, StorageError
 from crossrec.runlog import log
-from crossrec.storage_errors import MissingObject
 
 Result = TypeVar("Result")
 
@@ -59,8 +58,8 @@ def attempt(work: Callable[[], Result]) -> tuple[Result | None, Failure | None]:
         try:
             return work(), None
         except StorageError as error:
-            # Reading and writing are tried again below. An object that is missing is one bucket's.
-            if not isinstance(error, MissingObject):
+            # Requests were tried again below. An object that is missing or damaged is one bucket's.
+            if not isinstance(error, BadObject):
                 return None, Failure(str(error), True)
             failure = Failure(str(error), False)
         except Exception as error:

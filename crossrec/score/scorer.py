@@ -191,10 +191,10 @@ class _Rules:
         if found is None:
             return cls(None, ())
         groups = [
-            Group(torch.from_numpy(codes).long().to(device), found.most[column])
+            Group(torch.tensor(codes, dtype=torch.int64, device=device), found.most[column])
             for column, codes in found.groups.items()
         ]
-        allowed = torch.from_numpy(found.allowed).to(device)
+        allowed = torch.tensor(found.allowed, device=device)
         return cls(None if found.allowed.all() else allowed, groups)
 
     @property

@@ -88,7 +88,7 @@ def test_score_refuses_to_go_on_where_the_input_has_changed(again: Night) -> Non
 
 
 def test_score_keeps_to_the_rules_and_publication_sees_to_it(night: Night, again: Night) -> None:
-    denied = pa.table({"item_id": again.lists("shop")["item_ids"][0].as_py()[:3]})
+    denied = pa.table({"item_id": night.lists("shop")["item_ids"][0].as_py()[:3]})
     night.store.write_parquet("rules/denied.parquet", denied)
     shop = night.items.filter(pc.field("domain") == "shop")
     category = dict(zip(shop["item_id"].to_pylist(), shop["category"].to_pylist(), strict=True))
