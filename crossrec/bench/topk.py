@@ -20,7 +20,7 @@ def bench_topk(items: int, queries: int, width: int, k: int, rounds: int) -> dic
     python = ensure_peers()
     for _ in range(rounds):
         found = {OURS: run_apart(_search_here, settings)}
-        command = [python, PEERS / "topk.py", json.dumps(settings)]
+        command = [str(python), str(PEERS / "topk.py"), json.dumps(settings)]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         for name, spent in (found | json.loads(said.splitlines()[-1])).items():
             seconds.setdefault(name, []).append(spent)
