@@ -135,7 +135,7 @@ def pin_weights(store: Store, where: str, cache: Path | None = None) -> Pin:
             shutil.rmtree(fresh, ignore_errors=True)
         log.info("weights: fetched %s, %s files", store.root, len(pin.files))
         _write(home / "seen.json", json.dumps({"listed": listed, "pin": pin.as_json()}))
-        _forget_unused(home.parent, home / pin.digest)
+        _forget_unused(home.parent, home / pin.digest, UNUSED_S)
         return pin
 
 
@@ -149,6 +149,13 @@ def fetch_weights(store: Store, pin: Pin, cache: Path | None = None) -> Path:
     with _locked(store, cache) as home:
         _mend(store, pin, home)
         return home / pin.digest
+
+
+def fetch_files(store: Store, pin: Pin, cache: Path, unused_s: float) -> Path:
+    """Do what `fetch_weights` does in a cache of its own; what is unused for so long goes."""
+    folder = fetch_weights(store, pin, cache)
+    _forget_unused(cache, folder, unused_s)
+    return folder
 
 
 def _mend(store: Store, pin: Pin, home: Path) -> None:
@@ -247,10 +254,10 @@ def _hash_file(path: str, size: int, mtime_ns: int, inode: int) -> str:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def _forget_unused(cache: Path, kept: Path) -> None:
+def _forget_unused(cache: Path, kept: Path, unused_s: float) -> None:
     """Remove what nobody has loaded for long; who needs it again fetches it again."""
     now = time.time()
     for folder in cache.glob("*/*/"):
         with contextlib.suppress(FileNotFoundError):
-            if folder != kept and now - folder.stat().st_mtime > UNUSED_S:
+            if folder != kept and now - folder.stat().st_mtime > unused_s:
                 shutil.rmtree(folder, ignore_errors=True)

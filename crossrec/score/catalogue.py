@@ -1,36 +1,44 @@
 """The item side of all scores: every candidate's vectors and columns, computed once a run.
 
-    runs/<run_id>/items/<name>/domain=<d>.safetensors
-        texts, vectors (items, W), columns_<system> (items, R)   float32
+    runs/<run_id>/items/vectors.safetensors       texts, vectors (items, W) float32, all domains
+    runs/<run_id>/items/domain=<d>.safetensors
+        columns_<system> (items, R)                               float32
         <kind>.offsets, <kind>.columns, <kind>.weights            neighbours, as CSR
         new                                                       items without any event
-    runs/<run_id>/items/<name>/event_states.safetensors           data.itemstate.EventStates
+    runs/<run_id>/items/event_states.safetensors     data.itemstate.EventStates
+    runs/<run_id>/items/items.json                   systems, model, bytes and sha256 of the files
 
     build_items(store, prepared, model_folder, day, NIGHT, folder)
     items = load_items(store, prepared, folder)
+
+A node has the files once: they are mapped into memory, where all of its processes share their
+pages; from a remote store they are fetched to its disk first, once, and checked.
 
 A *system* is one way to weigh the parts of the score: the model itself, the model without a part,
 the untrained backbone, a popularity window. The hold-out judges them all with the code that scores
 the night.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from crossrec.data.cooccurrence import KINDS, count_neighbours
-from crossrec.data.histories import Prepared, read_catalogue
+from crossrec.data.histories import DomainRange, Prepared, read_catalogue
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Activity, before, load_activity, sample_histories
 from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import (
     load_fusions,
     load_model,
-    tensors_from_bytes,
     tensors_to_bytes,
 )
+from crossrec.model.fetch import Pin, fetch_files, node_cache
 from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.overlap import NeighbourTable
@@ -38,6 +46,14 @@ from crossrec.model.source import BackboneSource
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
 from crossrec.vectorcache import read_vectors
+
+ITEMS = "items.json"
+"""Written last: where it is, all is there."""
+
+VECTORS, EVENT_STATES = "vectors.safetensors", "event_states.safetensors"
+
+UNUSED_S = 86_400
+"""Items that a node has not scored with for so long go when others come."""
 
 NIGHT = ("model",)
 WINDOWS_DAYS = {"popularity_all": None, "popularity_30d": 30, "popularity_7d": 7}
@@ -79,7 +95,7 @@ def build_items(
         model_folder: the model that encodes the items.
         day: the day that is predicted.
         systems: those to be scored.
-        folder: where to; `systems.json` is written last.
+        folder: where to; ITEMS is written last.
     """
     model = load_model(store, model_folder)
     fusions = load_fusions(store, model_folder)
@@ -88,19 +104,22 @@ def build_items(
     states_IG = torch.from_numpy(states_on_day(activity, day))
     events = EventStates.of(activity)
     parts = {name: torch.from_numpy(part) for name, part in vars(events).items()}
-    store.write_bytes(f"{folder}/event_states.safetensors", tensors_to_bytes(parts))
+    files = [_write(store, folder, EVENT_STATES, parts)]
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
     sample = before(sample_histories(store, prepared), day)
     neighbours = count_neighbours(sample, day, prepared.items, bounds)
     columns = {system: _columns(system, fusions, states_IG, activity, day) for system in systems}
+    width = model.settings.width
+    whole = {name: torch.empty(prepared.items, width) for name in ("texts", "vectors")}
     for index, domain in enumerate(prepared.domains):
         ids, counts = model.id_rows(read_catalogue(store, prepared, domain.name))
         text_IT = torch.from_numpy(read_vectors(store, vectors, domain.name))
         state = item_state(
             model.recommender, text_IT, torch.from_numpy(ids), torch.from_numpy(counts)
         )
-        tensors = {"texts": state.texts_IW, "vectors": state.vectors_IW}
-        tensors |= {
+        whole["texts"][domain.start : domain.stop] = state.texts_IW
+        whole["vectors"][domain.start : domain.stop] = state.vectors_IW
+        tensors = {
             f"columns_{system}": part[domain.start : domain.stop].contiguous()
             for system, part in columns.items()
         }
@@ -111,9 +130,23 @@ def build_items(
                 f"{kind}.{name}": torch.from_numpy(part)
                 for name, part in vars(found[index]).items()
             }
-        path = f"{folder}/{domain_folder(domain.name)}.safetensors"
-        store.write_bytes(path, tensors_to_bytes(tensors))
-    store.write_json(f"{folder}/systems.json", {"systems": list(systems), "model": model_folder})
+        files.append(_write(store, folder, _file_of(domain), tensors))
+    files.append(_write(store, folder, VECTORS, whole))
+    built = {"systems": list(systems), "model": model_folder, "files": files}
+    store.write_json(f"{folder}/{ITEMS}", built)
+
+
+def _file_of(domain: DomainRange) -> str:
+    return f"{domain_folder(domain.name)}.safetensors"
+
+
+def _write(
+    store: Store, folder: str, name: str, tensors: dict[str, Tensor]
+) -> tuple[str, int, str]:
+    """Write tensors; return what a Pin says of their file."""
+    data = tensors_to_bytes(tensors)
+    store.write_bytes(f"{folder}/{name}", data)
+    return name, len(data), hashlib.sha256(data).hexdigest()
 
 
 @torch.inference_mode()
@@ -131,17 +164,14 @@ def _columns(
 
 
 def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
-    """Read what `build_items` wrote."""
-    built = store.read_json(f"{folder}/systems.json")
+    """Map what `build_items` wrote into memory."""
+    built = store.read_json(f"{folder}/{ITEMS}")
+    here = _on_this_node(store, folder, built["files"])
     columns: dict[str, dict[str, Tensor]] = {name: {} for name in built["systems"]}
     neighbours: dict[str, dict[str, NeighbourTable]] = {kind: {} for kind in KINDS}
     new: dict[str, Tensor] = {}
-    texts, vectors = [], []
     for domain in prepared.domains:
-        path = f"{folder}/{domain_folder(domain.name)}.safetensors"
-        tensors = tensors_from_bytes(store.read_bytes(path))
-        texts.append(tensors["texts"])
-        vectors.append(tensors["vectors"])
+        tensors = load_file(here / _file_of(domain))
         new[domain.name] = tensors["new"]
         for name in columns:
             columns[name][domain.name] = tensors[f"columns_{name}"]
@@ -153,7 +183,17 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
         for name, fusion in load_fusions(store, built["model"]).items()
         if name in columns
     }
-    parts = tensors_from_bytes(store.read_bytes(f"{folder}/event_states.safetensors"))
+    parts = load_file(here / EVENT_STATES)
     events = EventStates(parts["keys"].numpy(), parts["cells"].numpy())
-    state = ItemState(torch.cat(texts), torch.cat(vectors))
+    whole = load_file(here / VECTORS)
+    state = ItemState(whole["texts"], whole["vectors"])
     return Items(state, columns, neighbours, fusions, events, new)
+
+
+def _on_this_node(store: Store, folder: str, files: Sequence[tuple[str, int, str]]) -> Path:
+    """Return a local folder with the files."""
+    if store.is_local:
+        return Path(store.full_path(folder))
+    pin = Pin(store.uri(folder), tuple((name, size, sha) for name, size, sha in files))
+    source = Store(pin.uri, store.options)
+    return fetch_files(source, pin, node_cache() / "items", UNUSED_S)

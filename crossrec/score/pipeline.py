@@ -25,7 +25,7 @@ from crossrec.model.checkpoint import load_model
 from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
 from crossrec.score.bucket import ScoreJob
-from crossrec.score.catalogue import NIGHT, build_items, load_items
+from crossrec.score.catalogue import ITEMS, NIGHT, build_items, load_items
 from crossrec.score.plan import find_model, write_plan
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.score.stream import score_buckets
@@ -54,7 +54,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
         day = prepared.as_of_us // US_PER_DAY + 1
         candidates = write_candidates(config, store, prepared, rules, day)
         items = f"{run}/items"
-        if not store.exists(f"{items}/systems.json"):
+        if not store.exists(f"{items}/{ITEMS}"):
             build_items(store, prepared, model, day, NIGHT, items)
         job = ScoreJob(
             store=store,
