@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from crossrec.data.replay import before, flatten, pad, training_targets
+from crossrec.data.stream import NOBODY
 from crossrec.model.inference import to_batch
 from crossrec.model.objectives import Targets, gather_rows
 from crossrec.model.recommender import HistoryBatch
-from crossrec.schema import RATING, WEIGHT
+from crossrec.schema import RATING, USER_ID, WEIGHT
 from crossrec.train.continued import select_learners
 from crossrec.train.progress import Progress
 from crossrec.train.sharding import average_whole, is_bf16, own_gradients, world_size
@@ -112,7 +113,7 @@ def train_epoch(
         summed = add_gradients(task, loss, parts, asked or 1.0, generator)
         norms.append(task.step(progress.step, progress.epoch))
         progress.step += 1
-        read = 0 if table is None else table.num_rows
+        read = 0 if table is None else pc.sum(pc.not_equal(table[USER_ID], NOBODY)).as_py()
         totals += torch.tensor([summed, count, read, task.tokens_read - tokens])
         tracker.step(
             progress.step,

@@ -223,7 +223,7 @@ def run_phases(plan: Plan, run: Run) -> list[Progress]:
         CrossrecError: training failed.
     """
     job = plan.phases[0].job
-    datasets = {"histories": stream_histories(job.store, job.prepared)}
+    datasets = {"histories": stream_histories(job.store, job.prepared, run.workers)}
     config = {"phases": plan.phases, "tracked": run.folder}
     return run_workers(run, train_loop, config, datasets).phases
 

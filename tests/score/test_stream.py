@@ -134,7 +134,7 @@ def test_actors_count_what_they_do_for_prometheus(job: ScoreJob) -> None:
 
     stream.score_buckets(job, BUCKETS, None)
     users = sum(job.store.read_json(f"{job.done}/{name}")["users"] for name in done(job))
-    (node,) = ray.nodes()
+    (node,) = (node for node in ray.nodes() if node["Alive"])
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     until = time.monotonic() + 60
     counted = 0.0

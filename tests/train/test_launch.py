@@ -58,10 +58,14 @@ def changed_tensors(store: Store, model: str, backbone: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_two_workers_learn(by_two: dict[str, Any]) -> None:
+def test_two_workers_learn(night: Night, by_two: dict[str, Any]) -> None:
     losses = [point["loss"] for point in by_two["training"]["curve"][1:]]
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]
+    # An odd number, which two cannot share: a history of nobody makes it even.
+    users = night.read_json("prepare.json")["users"]
+    assert users % 2
+    assert {point["histories"] for point in by_two["training"]["curve"][1:]} == {users}
 
 
 @pytest.mark.slow
