@@ -2,6 +2,7 @@
 
     python jobs/bench.py prepare --events 5000000
     python jobs/bench.py train --events 300000 --items 10000 --negatives 64
+    python jobs/bench.py score --events 2000000 --items 75000
     python jobs/bench.py topk --items 100000 --queries 10000
 
 Peers (crossrec/bench/peers) run in an environment of their own, `.peers`, made where it is missing;
@@ -31,10 +32,15 @@ def main() -> None:
     for name, value in TRAIN_SETTINGS.items():
         train.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
     train.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
+    score = benchmarks.add_parser("score", help="stage 4: users/s, beside a plain loop")
+    score.add_argument("--events", type=int, default=2_000_000, help="rows (2000000)")
+    score.add_argument("--items", type=int, default=75_000, help="of three domains (75000)")
+    score.add_argument("--top_k", type=int, default=50, help="items a list (50)")
+    score.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
     for name, value in TOPK_SETTINGS.items():
         topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
-    for benchmark in (prepare, train):
+    for benchmark in (prepare, train, score):
         benchmark.add_argument("--folder", help="for data and results; default: a temporary one")
     options = parser.parse_args()
     if options.benchmark == "topk":
@@ -49,6 +55,11 @@ def main() -> None:
             from crossrec.bench.prepare import bench_prepare
 
             found = bench_prepare(folder, options.events)
+        elif options.benchmark == "score":
+            from crossrec.bench.score import bench_score
+
+            sizes = options.events, options.items, options.top_k
+            found = bench_score(folder, *sizes, options.rounds)
         else:
             from crossrec.bench.train import bench_train
 

@@ -12,6 +12,7 @@
 A rerun does what is missing.
 """
 
+import time
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,11 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             "pairs": prepared.users * len(job.domains),
             "buckets": prepared.buckets,
         }
+        began = time.perf_counter()
         facts["rescored_buckets"] = score_buckets(
             job, range(prepared.buckets), config.score.num_actors
         )
+        facts["streaming_seconds"] = round(time.perf_counter() - began, 2)
         _write_defaults(job, f"{run}/defaults.parquet")
         facts["scores"] = store.uri(f"{run}/scores")
     return facts

@@ -1,0 +1,129 @@
+"""Stage 4: users/s of the scoring stage, beside the same torch calls in a plain loop."""
+
+import os
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from crossrec.bench.backbone import make_backbone
+from crossrec.bench.data import ensure_data, run_apart
+from crossrec.bench.memory import MemoryPeak
+from crossrec.bench.prepare import OBJECT_STORE_BYTES
+from crossrec.config import Config
+from crossrec.data.histories import open_prepared, read_histories
+from crossrec.data.prepare import prepare
+from crossrec.data.replay import before, flatten
+from crossrec.job import LOGICAL_CPUS
+from crossrec.runlog import start_logging
+from crossrec.schema import US_PER_DAY
+from crossrec.storage import Store
+from crossrec.train.launch import finetune
+
+RUN = "model"
+
+
+def bench_score(folder: Path, events: int, items: int, top_k: int, rounds: int) -> dict[str, Any]:
+    """Train for a few steps, then score all users, by turns on Ray and in a loop; compare speeds.
+
+    The stage is timed from the start of its actors to the last completion record; the loop has
+    model, items and histories in memory when its clock starts, and keeps nothing of what it finds.
+    """
+    data = ensure_data(folder, events, items)
+    config = Config.model_validate(
+        {
+            "run_id": RUN,
+            "data": {"events": str(data / "events"), "items": str(data / "items")},
+            "storage": {"root": str(folder / "store")},
+            "model": {"backbone": make_backbone(folder / "backbone")},
+            "train": {"epochs": 1, "max_steps": 20},
+            "score": {"top_k": top_k},
+        }
+    )
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    model = run_apart(_train, config)
+    found: dict[str, list[dict[str, float]]] = {"stage": [], "loop": []}
+    for number in range(rounds):
+        found["stage"].append(run_apart(_score_on_ray, config, model, f"round-{number}"))
+        found["loop"].append(run_apart(_score_in_a_loop, config, model, f"round-{number}"))
+    speeds = {
+        name: statistics.median(turn["users"] / turn["seconds"] for turn in turns)
+        for name, turns in found.items()
+    }
+    first = found["stage"][0]
+    return {
+        "benchmark": "score",
+        "events": events,
+        "items": items,
+        "top_k": top_k,
+        "users": int(first["users"]),
+        "pairs": int(first["pairs"]),
+        "seconds": [round(turn["seconds"], 2) for turn in found["stage"]],
+        "users_per_second": {name: round(value, 1) for name, value in speeds.items()},
+        "share_of_loop": round(speeds["stage"] / speeds["loop"], 3),
+        "peak_pss_mib": max(int(turn["peak_bytes"]) for turn in found["stage"]) >> 20,
+        "cpus": os.cpu_count(),
+    }
+
+
+def _start() -> None:
+    start_logging()
+    ray.init(
+        num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
+
+
+def _train(config: Config) -> str:
+    _start()
+    store = Store(config.storage.root)
+    prepare(config, store)
+    model: str = finetune(config, store)["model"]
+    ray.shutdown()
+    return model.removeprefix("models/")
+
+
+def _score_on_ray(config: Config, model: str, run_id: str) -> dict[str, float]:
+    from crossrec.score.pipeline import score
+
+    _start()
+    store = Store(config.storage.root)
+    chosen = config.score.model_copy(update={"model": model})
+    config = config.model_copy(update={"run_id": run_id, "score": chosen})
+    prepare(config, store)
+    with MemoryPeak() as memory:
+        summary = score(config, store)
+    ray.shutdown()
+    facts = {name: summary[name] for name in ("users", "pairs", "streaming_seconds")}
+    facts["seconds"] = facts.pop("streaming_seconds")
+    return facts | {"peak_bytes": memory.peak_bytes}
+
+
+def _score_in_a_loop(config: Config, model: str, run_id: str) -> dict[str, float]:
+    from crossrec.model.checkpoint import load_model
+    from crossrec.score.catalogue import load_items
+    from crossrec.score.pipeline import new_places
+    from crossrec.score.scorer import Scorer
+
+    store = Store(config.storage.root)
+    folder = store.read_json(f"runs/{run_id}/prepare.json")["prepared"]
+    prepared = open_prepared(store, folder)
+    day = prepared.as_of_us // US_PER_DAY + 1
+    items = load_items(store, prepared, f"runs/{run_id}/items")
+    recommender = load_model(store, f"models/{model}").recommender
+    scorer = Scorer(recommender, items, prepared.domains)
+    wanted = [("model", domain.name) for domain in prepared.domains]
+    histories = [
+        before(flatten(read_histories(store, prepared, bucket)), day)
+        for bucket in range(prepared.buckets)
+    ]
+    places = new_places(config, config.score.top_k)
+    began = time.perf_counter()
+    for of_bucket in histories:
+        scorer.score(of_bucket, day, wanted, config.score.top_k, places)
+    return {"users": prepared.users, "seconds": time.perf_counter() - began}
