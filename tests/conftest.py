@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import string
 import sys
 import tempfile
 import uuid
@@ -28,6 +27,7 @@ os.environ.update(
     }
 )
 
+from crossrec.bench.backbone import make_backbone
 from crossrec.storage import Store
 
 if TYPE_CHECKING:
@@ -164,44 +164,11 @@ def odd_night(ray_cluster: None, tiny_backbone: str, s3_bucket: str) -> "Night":
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a BERT with random weights, 32 wide, that splits words into letters."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    """The folder of a BERT with random weights, 32 wide, that splits words into letters.
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    characters = string.ascii_lowercase + string.digits
-    pieces = [*special, *characters, *(f"##{character}" for character in characters)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    words = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    words.normalizer = normalizers.BertNormalizer(lowercase=True)
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words.decoder = decoders.WordPiece()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
-    )
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=words,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=128,
-    )
-    config = BertConfig(
-        vocab_size=len(pieces),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-    )
-    folder = str(tmp_path_factory.mktemp("backbone"))
-    with torch.random.fork_rng():
-        torch.manual_seed(17)
-        BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    The published night lies beside it. CROSSREC_TEST_FOLDER, a folder of one's own, keeps both for
+    another run of the tests.
+    """
+    kept = os.environ.get("CROSSREC_TEST_FOLDER")
+    folder = f"{kept}/backbone" if kept else str(tmp_path_factory.mktemp("backbone"))
+    return make_backbone(Path(folder))
