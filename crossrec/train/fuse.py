@@ -34,10 +34,6 @@ from crossrec.train.link import describe_links, learn_link
 from crossrec.train.moments import GatherJob, Moment
 from crossrec.train.shortlists import gather
 
-MOMENTS = 16
-"""Moments a fusion learns from, where the data is long enough. On the groceries of README 4, 8 and
-16 moments gave NDCG@10 .083, .086 and .091."""
-
 SEQUENCE_MOMENTS = 3
 
 LINK_USERS = 2_000
@@ -61,6 +57,7 @@ class FusePlan:
 
     valid, holdout, night: days on which those begin. horizon: days that are predicted at once.
     selected, refitted: model folders; without the last, only what the hold-out judges is learned.
+    moments: that each fusion learns from, where the data is long enough.
     """
 
     valid: int
@@ -69,6 +66,7 @@ class FusePlan:
     horizon: int
     selected: str
     refitted: str | None = None
+    moments: int = TrainConfig.model_fields["moments"].default
 
 
 def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
@@ -79,8 +77,8 @@ def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
     """
     horizon = plan.horizon
     earliest = first_day + int((plan.night - first_day) * EARLY_SHARE)
-    apart = min(horizon, (plan.night - horizon - earliest) // MOMENTS)
-    days = [plan.night - horizon - index * max(apart, 1) for index in range(MOMENTS + 1)]
+    apart = min(horizon, (plan.night - horizon - earliest) // plan.moments)
+    days = [plan.night - horizon - index * max(apart, 1) for index in range(plan.moments + 1)]
     moments = [Moment(day, day + horizon, False) for day in days if day > earliest]
     span = plan.holdout - plan.valid
     starts = sorted({plan.valid + span * n // SEQUENCE_MOMENTS for n in range(SEQUENCE_MOMENTS)})
@@ -120,7 +118,8 @@ def fuse(
     save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
     if plan.refitted is None:
         return facts
-    latest = [lists for moment, lists in found if not moment.with_sequence][:MOMENTS]
+    latest = [lists for moment, lists in found if not moment.with_sequence]
+    latest = latest[: plan.moments]
     night_base = _learn(step0, latest, rate, seed)
     night = copy.deepcopy(night_base)
     with torch.no_grad():

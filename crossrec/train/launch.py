@@ -139,8 +139,9 @@ def train_models(
     chosen, *rest = run_phases(plan, run)
     valid, holdout, night = (plan.days[name] for name in ("valid", "holdout", "night"))
     horizon = config.evaluate.holdout_days
-    moments = FusePlan(valid, holdout, night, horizon, folders.selected, folders.refitted)
-    fusion = fuse(moments, store, plan.phases[0].job.prepared, config.train, config.seed)
+    models = folders.selected, folders.refitted
+    fuse_plan = FusePlan(valid, holdout, night, horizon, *models, config.train.moments)
+    fusion = fuse(fuse_plan, store, plan.phases[0].job.prepared, config.train, config.seed)
     return {
         "model": folders.refitted,
         "selected": folders.selected,

@@ -19,6 +19,8 @@ REPLAY = 0.25
 
 
 def run(night: Night, run_id: str, as_of: dt.datetime, **train: Any) -> dict[str, Any]:
+    # Few items a step pass through the backbone.
+    train |= {"full_softmax_items": 0, "negatives": 16, "epochs": 4}
     train |= {"backbone_learning_rate": 1e-4}
     config = change(
         night.config,

@@ -13,10 +13,11 @@ from crossrec.model.recommender import Recommender
 from crossrec.model.weights import BackboneFolder
 from crossrec.storage import Store
 from crossrec.train import fuse as fuse_module
-from crossrec.train.fuse import MOMENTS, SEQUENCE_MOMENTS, FusePlan, fuse, plan_moments
+from crossrec.train.fuse import SEQUENCE_MOMENTS, FusePlan, fuse, plan_moments
 from crossrec.train.moments import Moment
 from tests.small import shortlists
 
+MOMENTS = 16
 SELECTED, REFITTED = "selected", "refitted"
 LONG = FusePlan(972, 986, 1_000, horizon=14, selected=SELECTED, refitted=REFITTED)
 PREPARED = Prepared(
