@@ -19,7 +19,6 @@ from crossrec.score.pipeline import score
 from crossrec.storage import Store
 from tests.nights import DOMAINS, Night, change, modified
 from tests.test_jobs import run_job
-from tests.train.elastic_run import start_second_node
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,30 +154,4 @@ def test_score_outlives_a_killed_actor(night: Night, undisturbed: dict[str, str]
     assert summary["rescored_buckets"] == BUCKETS
     after = recorded_files(store, config)
     assert {path: after[path] for path in before} == before
-    assert lists_of(store, config) == undisturbed
-
-
-def test_score_outlives_a_killed_node(
-    night: Night, undisturbed: dict[str, str], short_folder: Path
-) -> None:
-    """Three actors on two nodes; one node has room for two, and what is left must be enough."""
-    config, store = prepared_run(night, "killed-node"), night.store
-    config = change(config, score={"num_actors": 3})
-    node = start_second_node(short_folder, cpus=4)
-    there: list[int] = []
-
-    def kill_node() -> None:
-        wait_for(lambda: len(done(store, config)) >= BUCKETS // 10)
-        there.extend(scoring_actors(node.pid))
-        os.killpg(node.pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_node)
-    killer.start()
-    try:
-        summary = score(config, store)
-    finally:
-        killer.join()
-        node.wait()
-    assert there, "no actor was on the node that died"
-    assert summary["rescored_buckets"] == BUCKETS
     assert lists_of(store, config) == undisturbed
