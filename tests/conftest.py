@@ -131,14 +131,6 @@ def ray_cluster(s3_store_options: dict[str, Any]) -> Iterator[None]:
 
 
 @pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """Short: the paths of Ray's sockets may have 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="ray-")
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
 def joined(ray_cluster: None) -> dict[str, str]:
     """The variable with which a job joins the Ray of this session."""
     import ray

@@ -34,6 +34,8 @@ from crossrec.data.inputs import (
     open_parquet,
     read_footers,
 )
+from crossrec.data.items import first_days
+from crossrec.data.kinds import is_text
 from crossrec.data.pins import pin_inputs
 from crossrec.errors import ConfigError, InputError, explain
 from crossrec.runlog import log
@@ -222,20 +224,12 @@ def _is_available(table: pa.Table, column: str, source: Input, day: int) -> Arra
     if column not in table.column_names:
         return np.ones(len(table), bool)
     moments = table.column(column)
-    if pa.types.is_timestamp(moments.type) or pa.types.is_date(moments.type):
-        days = moments.cast(pa.timestamp("us", getattr(moments.type, "tz", None)))
-        days = pc.floor_temporal(days, unit="day").cast(pa.int64())
-        last = pc.divide(days, 86_400_000_000)
-    elif pa.types.is_null(moments.type):
-        return np.ones(len(table), bool)
-    elif pa.types.is_large_string(moments.type):
-        text = pc.utf8_slice_codeunits(moments, 0, 10)
-        dates = pc.strptime(text, format="%Y-%m-%d", unit="s", error_is_null=True)
-        last = dates.cast(pa.date32()).cast(pa.int32())
-    else:
-        expected, found = f"a column {column} of dates or timestamps", str(moments.type)
+    kind = moments.type
+    if not (pa.types.is_temporal(kind) or pa.types.is_null(kind) or is_text(kind)):
+        expected = f"a column {column} of dates or timestamps"
         mend = f"export it as date, or change {SECTION}.available_until"
-        raise InputError(explain(source.store.uri(), expected, found, mend))
+        raise InputError(explain(source.store.uri(), expected, str(kind), mend))
+    last = first_days(moments.cast(pa.large_string()))
     is_over: Array = pc.less(last, day).fill_null(False).to_numpy()
     return ~is_over
 

@@ -131,7 +131,7 @@ def build_catalogue(
     if CATEGORY in kept.column_names:
         columns[CATEGORY] = kept.column(CATEGORY)
     if available_from in kept.column_names:
-        columns["available_day"] = _days(kept.column(available_from))
+        columns["available_day"] = first_days(kept.column(available_from))
     catalogue = pa.table(columns).cast(_LARGE_CATALOGUE)
     catalogue = catalogue.append_column(ORIGIN, kept.column(ORIGIN))
     return catalogue, reject_table(origins, table, codes, REASONS)
@@ -148,7 +148,7 @@ _LARGE_CATALOGUE = pa.schema(
 """CATALOGUE for as many items as there are: one array of strings holds at most 2 GiB."""
 
 
-def _days(moments: pa.ChunkedArray) -> pa.ChunkedArray:
+def first_days(moments: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return the day (int32) that each text begins with, null where it begins with none."""
     dates = pc.utf8_slice_codeunits(moments, 0, 10)
     days = pc.strptime(dates, format="%Y-%m-%d", unit="s", error_is_null=True)

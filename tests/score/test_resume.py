@@ -109,8 +109,8 @@ def test_score_after_a_killed_driver_does_what_is_missing(
     assert lists_of(store, config) == undisturbed
 
 
-def scoring_actors(root: int) -> list[int]:
-    """Return the processes below one in which a ScoreBucket lives."""
+def scoring_actors() -> list[int]:
+    """Return the processes below this one in which a ScoreBucket lives."""
     parents, titles = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -122,9 +122,9 @@ def scoring_actors(root: int) -> list[int]:
             continue
 
     def is_ours(pid: int) -> bool:
-        while pid in parents and pid != root:
+        while pid in parents and pid != os.getpid():
             pid = parents[pid]
-        return pid == root
+        return pid == os.getpid()
 
     return [
         pid
@@ -140,7 +140,7 @@ def test_score_outlives_a_killed_actor(night: Night, undisturbed: dict[str, str]
 
     def kill_actors() -> None:
         wait_for(lambda: len(done(store, config)) >= BUCKETS // 10)
-        for pid in scoring_actors(os.getpid()):
+        for pid in scoring_actors():
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
         before.update(recorded_files(store, config))

@@ -55,18 +55,17 @@ def kill_half_way(node: subprocess.Popen[bytes], folder: Path) -> None:
     os.killpg(node.pid, signal.SIGKILL)
 
 
-def start_second_node(folder: Path, cpus: int = SECOND_CPUS) -> subprocess.Popen[bytes]:
+def start_second_node(folder: Path) -> subprocess.Popen[bytes]:
     """Return the process of a node that has joined; a busy machine may take several attempts."""
-    wanted = ray.cluster_resources().get("CPU", 0) + cpus
     address = ray.get_runtime_context().gcs_address
     start = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
-    start += [f"--address={address}", f"--num-cpus={cpus}"]
+    start += [f"--address={address}", f"--num-cpus={SECOND_CPUS}"]
     start += [f"--object-store-memory={100 * 2**20}"]
     with (folder / "node.log").open("wb") as said:
         for _ in range(ATTEMPTS):
             node = subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True)
             while node.poll() is None:
-                if ray.cluster_resources().get("CPU", 0) >= wanted:
+                if ray.cluster_resources().get("CPU", 0) >= FIRST_CPUS + SECOND_CPUS:
                     return node
                 time.sleep(0.1)
     raise RuntimeError((folder / "node.log").read_text())
