@@ -3,8 +3,8 @@
 In: the rules, the items' files and the Parquet of `allow` and `deny`. Out, for every domain:
 
     runs/<run_id>/candidates/domain=<d>.parquet     one row an item, in the order of the catalogue:
-        allowed   bool
-        <column>  int32, for each of `max_per`: equal numbers are equal values, -1 is none
+        allowed         bool
+        group.<column>  int32, for each of `max_per`: equal numbers are equal values, -1 is none
 
     write_candidates(config, store, prepared, rules_of(config, store), day)
     found = read_candidates(store, "runs/2014-06-08/candidates", "shop")
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from crossrec.config import EVERY_DOMAIN, CandidateRules, Config
 from crossrec.data.events import ItemIndex, find_rows, index_items
 from crossrec.data.hashing import Array
-from crossrec.data.histories import Prepared, read_catalogue
+from crossrec.data.histories import Prepared, catalogue_path
 from crossrec.data.inputs import (
     Input,
     check_column,
@@ -118,11 +118,14 @@ def write_candidates(
     if unknown:
         where, mend = f"{SECTION}.filters", "check the names"
         raise ConfigError(explain(where, f"some of {names}", f"{unknown}", mend))
-    catalogues = [read_catalogue(store, prepared, name) for name in names]
+    # Not the texts, which are most of a catalogue.
+    columns = [ITEM_ID, "available_day"]
+    paths = [catalogue_path(prepared.folder, name) for name in names]
+    catalogue = pa.concat_tables(store.read_parquet(path, columns) for path in paths)
     starts = np.array([0, *(domain.stop for domain in prepared.domains)])
-    ids = pa.concat_tables(catalogues).column(ITEM_ID).cast(pa.large_string()).combine_chunks()
+    ids = catalogue.column(ITEM_ID).cast(pa.large_string()).combine_chunks()
     index = index_items(tuple(names), starts, ids)
-    from_day = pa.concat_tables(catalogues).column("available_day").fill_null(day).to_numpy()
+    from_day = catalogue.column("available_day").fill_null(day).to_numpy()
     allowed = from_day <= day
     for name, source in found.lists.items():
         named, limited = _read_list(source, index)
@@ -133,9 +136,9 @@ def write_candidates(
         kept, items = int(allowed[start:stop].sum()), stop - start
         if kept < items:
             log.info("score: %s of %s items of %r are candidates", f"{kept:,}", f"{items:,}", name)
-        columns = {"allowed": allowed[start:stop]}
-        columns |= {column: codes[start:stop] for column, codes in read.groups.items()}
-        store.write_parquet(f"{folder}/{domain_folder(name)}.parquet", pa.table(columns))
+        applied = {"allowed": allowed[start:stop]}
+        applied |= {f"group.{column}": codes[start:stop] for column, codes in read.groups.items()}
+        store.write_parquet(f"{folder}/{domain_folder(name)}.parquet", pa.table(applied))
     store.write_json(f"{folder}/{RULES}", {"max_per": rules.max_per})
     return folder
 
@@ -144,7 +147,7 @@ def read_candidates(store: Store, folder: str, domain: str) -> Candidates:
     """Return what `write_candidates` found of a domain."""
     table = store.read_parquet(f"{folder}/{domain_folder(domain)}.parquet")
     most = store.read_json(f"{folder}/{RULES}")["max_per"]
-    groups = {name: table.column(name).to_numpy() for name in most}
+    groups = {name: table.column(f"group.{name}").to_numpy() for name in most}
     return Candidates(table.column("allowed").to_numpy(), groups, most)
 
 
