@@ -1,13 +1,12 @@
 import math
 import shutil
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from crossrec.errors import ConfigError
@@ -21,6 +20,7 @@ from crossrec.model.adapt import (
     language_kind,
 )
 from crossrec.model.backbone import load_backbone
+from tests.group import with_group
 
 TEXTS = ["deep space", "chess", "a primer of chess for two players"]
 
@@ -128,16 +128,16 @@ def test_two_dropouts_of_one_text_differ_and_teach_all_of_the_backbone(tiny_back
 
 
 def work(rank: int, folder: str, weights: str) -> None:
-    torch.set_num_threads(1)
-    meet = f"file://{folder}/meet"
-    distributed.init_process_group("gloo", meet, timedelta(seconds=120), world_size=2, rank=rank)
+    with_group(rank, folder, lambda: learn(rank, folder, weights))
+
+
+def learn(rank: int, folder: str, weights: str) -> None:
     loss = pair_loss(weights)
     parallel = nn.parallel.DistributedDataParallel(loss, find_unused_parameters=True)
     summed, _ = parallel(*pairs(loss, [rank], [2 - rank]), torch.tensor([2, 1]))
     (summed * 2 / 2).backward()
     if not rank:
         save_file(gradients(loss), f"{folder}/found")
-    distributed.destroy_process_group()
 
 
 @pytest.mark.slow

@@ -1,15 +1,15 @@
 """Two workers over one batch, in two processes, against one worker with all of it."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from crossrec.model.objectives import Objective, Targets, gather_rows
 from crossrec.model.recommender import HistoryBatch
+from tests.group import with_group
 from tests.model.test_objectives import BATCH, TARGETS, make_loss, seeded
 
 NEGATIVES = 12
@@ -31,9 +31,10 @@ def gradients(loss: nn.Module) -> dict[str, Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    meet = f"file://{folder}/meet"
-    distributed.init_process_group("gloo", meet, timedelta(seconds=120), world_size=2, rank=rank)
+    with_group(rank, folder, lambda: learn(rank, folder))
+
+
+def learn(rank: int, folder: str) -> None:
     assert gather_rows(torch.arange(3 * rank)).tolist() == [0, 1, 2]
     assert not len(gather_rows(torch.arange(0)))
     for objective in OBJECTIVES:
@@ -43,7 +44,6 @@ def work(rank: int, folder: str) -> None:
         (summed * 2 / len(TARGETS.rows_N)).backward()
         if not rank:
             save_file(gradients(parallel), f"{folder}/{objective.name}")
-    distributed.destroy_process_group()
 
 
 def test_two_workers_have_the_gradients_of_one_with_the_whole_batch(tmp_path: Path) -> None:

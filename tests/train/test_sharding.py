@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from crossrec.train.progress import Progress, read_checkpoint, take_state, write
 from crossrec.train.sharding import gathered, join_workers, place_among_workers
 from crossrec.train.task import TrainJob, build_task
 from crossrec.train.tracking import Tracker
+from tests.group import with_group
 from tests.train.test_epoch import histories, settings
 from tests.train.test_task import CPU, make_job
 
@@ -137,16 +137,16 @@ def _write(tensors: Mapping[str, Tensor], path: Path, rank: int) -> None:
 
 
 def work(rank: int, folder: Path, jobs: dict[str, TrainJob]) -> None:
-    torch.set_num_threads(1)
-    meet = f"file://{folder}/meet"
-    distributed.init_process_group("gloo", meet, timedelta(seconds=120), world_size=2, rank=rank)
+    with_group(rank, str(folder), lambda: learn(rank, folder, jobs))
+
+
+def learn(rank: int, folder: Path, jobs: dict[str, TrainJob]) -> None:
     for name, job in jobs.items():
         train(job, folder, f"two-{name}")
     train(jobs["adamw"], folder, "two-after-one", "one-adamw")
     for kind in ADAPTATIONS:
         for strategy in ("ddp", "fsdp"):
             adapt(settings(jobs["all"], strategy=strategy, adapt=kind), folder, kind, rank)
-    distributed.destroy_process_group()
 
 
 def adapt(job: TrainJob, folder: Path, kind: str, rank: int) -> None:
