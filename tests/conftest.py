@@ -107,6 +107,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store(request.getfixturevalue("s3_root"))
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For a Ray of the test's own: the paths of its sockets may have 107 bytes."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(s3_store_options: dict[str, Any]) -> Iterator[None]:
     """A Ray of this session's own, whose workers reach the tree and the S3 server."""

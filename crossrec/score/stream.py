@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from crossrec.data.histories import Prepared, read_histories
 from crossrec.errors import CrossrecError, StorageError, explain
@@ -25,8 +25,8 @@ from crossrec.storage import Store
 CPUS_AN_ACTOR = 8
 """At most: an actor must fit on one node."""
 
-RESTARTS_A_BUCKET = 1 + RETRIES
-"""A bucket that kills the process which scores it does so at every try."""
+READS_AN_ACTOR = 2
+"""Buckets read at once for each actor."""
 
 MOST_RESTARTS = 30
 """Of an actor, whatever kills it."""
@@ -41,25 +41,37 @@ def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
         StorageError: the store cannot be used.
         CrossrecError: buckets failed again and again; all others are done.
     """
-    missing = _missing(job, buckets)
-    if not missing:
-        return 0
-    progress, failed = Progress(len(missing), len(job.domains)), {}
-    for row in _stream(job, missing, num_actors).iter_rows():
+    missing = left = _missing(job, buckets)
+    progress = Progress(len(missing), len(job.domains))
+    failed: dict[int, str] = {}
+    for number in range(1 + RETRIES):
+        if not left:
+            break
+        if number:
+            log.warning("score: %s buckets went with the process that had them; again", len(left))
+        failed |= _score(_stream(job, left, num_actors, one_by_one=number > 0), progress)
+        # Of a bucket whose process or node died nothing is told.
+        left = [bucket for bucket in _missing(job, buckets) if bucket not in failed]
+    failed |= dict.fromkeys(left, DIED)
+    if failed:
+        said = (f"{bucket_name(bucket)} ({failed[bucket]})" for bucket in sorted(failed)[:5])
+        found = f"{len(failed)} that failed: {'; '.join(said)}"
+        mend = "all others are done: mend the cause, and the same command does these"
+        raise CrossrecError(explain(job.store.uri(job.done), "all buckets", found, mend))
+    return len(missing)
+
+
+def _score(outcomes: ray.data.Dataset, progress: Progress) -> dict[int, str]:
+    """Score what streams; return what was wrong with buckets that failed."""
+    failed = {}
+    for row in outcomes.iter_rows():
         if row["of_store"]:
             raise StorageError(row["failed"])
         if row["failed"]:
             failed[row["bucket"]] = row["failed"]
             log.warning("score: %s failed: %s", bucket_name(row["bucket"]), row["failed"])
         progress.add(row["users"])
-    # A bucket that took its actor with it is not told of.
-    left = _missing(job, buckets)
-    if left:
-        said = (f"{bucket_name(bucket)} ({failed.get(bucket, DIED)})" for bucket in left[:5])
-        found = f"{len(left)} that failed: {'; '.join(said)}"
-        mend = "all others are done: mend the cause, and the same command does these"
-        raise CrossrecError(explain(job.store.uri(job.done), "all buckets", found, mend))
-    return len(missing)
+    return failed
 
 
 def _missing(job: ScoreJob, buckets: range) -> list[int]:
@@ -69,16 +81,30 @@ def _missing(job: ScoreJob, buckets: range) -> list[int]:
     ]
 
 
-def _stream(job: ScoreJob, missing: list[int], num_actors: int | None) -> ray.data.Dataset:
-    """Return what comes of each bucket, bucket.OUTCOME, lazily."""
+def _stream(
+    job: ScoreJob, missing: list[int], num_actors: int | None, one_by_one: bool
+) -> ray.data.Dataset:
+    """Return what comes of each bucket, bucket.OUTCOME, lazily.
+
+    Args:
+        job: what is done with a bucket.
+        missing: the buckets.
+        num_actors: at most; None: as many as the cluster has room for.
+        one_by_one: no bucket waits in an actor, where another may take it along.
+    """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
     actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
     # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
     threads = max(1, min((cpus - 2) // actors, CPUS_AN_ACTOR))
     rows = [{"bucket": bucket} for bucket in missing]
-    read = ReadBucket(job.store, job.prepared)
-    waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(read)
+    waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        ReadBucket(job.store, job.prepared),
+        # Waits for storage more than it computes, and must find room where a lost node leaves the
+        # actors all CPUs that there are.
+        num_cpus=0,
+        compute=TaskPoolStrategy(size=READS_AN_ACTOR * actors),
+    )
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to say that an actor is not to be restarted for ever.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
@@ -86,12 +112,14 @@ def _stream(job: ScoreJob, missing: list[int], num_actors: int | None) -> ray.da
             ScoreBucket,
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(
+                size=actors, max_tasks_in_flight_per_actor=1 if one_by_one else None
+            ),
             fn_constructor_args=(job,),
             num_cpus=threads,
             num_gpus=1 if gpus else 0,
-            max_restarts=min(RESTARTS_A_BUCKET * len(missing), MOST_RESTARTS),
-            max_task_retries=RETRIES,
+            max_restarts=min(len(missing), MOST_RESTARTS),
+            max_task_retries=0,
         )
     # Of a bucket that kills its actor Ray Data makes an error of the whole stream.
     done.context.max_errored_blocks = len(missing)

@@ -47,6 +47,7 @@ from crossrec.train.progress import (
     report_epoch,
     take_state,
 )
+from crossrec.train.repeat import repeatable
 from crossrec.train.sharding import average_whole, clip_gradients, join_workers, shard, world_size
 from crossrec.train.tracking import Tracked, Tracker, open_tracker
 from crossrec.train.workers import Run, run_workers
@@ -180,6 +181,7 @@ def build_adapt(job: AdaptJob, device: torch.device) -> AdaptTask:
     return AdaptTask(backbone, loss, model, optimizer, material, train, device)
 
 
+@repeatable()
 def adapt_loop(config: dict[str, Any]) -> None:
     """Adapt from the newest checkpoint on; rank 0 writes the backbone."""
     job: AdaptJob = config["job"]

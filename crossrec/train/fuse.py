@@ -32,6 +32,7 @@ from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.train.link import describe_links, learn_link
 from crossrec.train.moments import GatherJob, Moment
+from crossrec.train.repeat import repeatable
 from crossrec.train.shortlists import gather
 
 SEQUENCE_MOMENTS = 3
@@ -85,6 +86,7 @@ def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
     return moments + [Moment(day, min(day + horizon, plan.holdout), True) for day in starts]
 
 
+@repeatable()
 def fuse(
     plan: FusePlan, store: Store, prepared: Prepared, train: TrainConfig, seed: int
 ) -> dict[str, Any]:

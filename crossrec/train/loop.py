@@ -36,6 +36,7 @@ from crossrec.train.progress import (
     report_epoch,
     take_state,
 )
+from crossrec.train.repeat import repeatable
 from crossrec.train.sharding import join_workers
 from crossrec.train.task import Task, TrainJob, build_task
 from crossrec.train.tracking import Tracked, Tracker, open_tracker
@@ -56,6 +57,7 @@ class Worker:
     folder: str
 
 
+@repeatable()
 def train_loop(config: dict[str, Any]) -> None:
     """Train the phases that the newest checkpoint has not behind it; rank 0 validates, exports."""
     phases: Sequence[Phase] = config["phases"]

@@ -18,6 +18,7 @@ from crossrec.data.prepare import prepare
 from crossrec.score.pipeline import score
 from crossrec.storage import Store
 from tests.nights import DOMAINS, Night, change, modified
+from tests.score.lost_node_run import ACTORS
 from tests.test_jobs import run_job
 
 ROOT = Path(__file__).parents[2]
@@ -154,4 +155,27 @@ def test_score_outlives_a_killed_actor(night: Night, undisturbed: dict[str, str]
     assert summary["rescored_buckets"] == BUCKETS
     after = recorded_files(store, config)
     assert {path: after[path] for path in before} == before
+    assert lists_of(store, config) == undisturbed
+
+
+def test_score_outlives_a_killed_node(
+    night: Night, undisturbed: dict[str, str], short_folder: Path
+) -> None:
+    config, store = prepared_run(night, "killed-node"), night.store
+    path, log = short_folder / "config.yaml", short_folder / "log"
+    path.write_text(yaml.safe_dump(change(config, score={"num_actors": ACTORS}).public()))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with log.open("wb") as said:
+        status = subprocess.run(
+            [sys.executable, "-m", "tests.score.lost_node_run", str(short_folder), str(path)],
+            cwd=ROOT,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stdout=said,
+            stderr=said,
+            timeout=2 * PATIENCE_S,
+        ).returncode
+    assert status == 0, log.read_text()[-3000:]
+    summary = json.loads((short_folder / "summary.json").read_text())
+    assert summary["killed"] == -signal.SIGKILL
+    assert summary["rescored_buckets"] == BUCKETS
     assert lists_of(store, config) == undisturbed

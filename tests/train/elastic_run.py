@@ -7,15 +7,11 @@ In a process of its own: the tests' Ray has one node, and a process has one Ray.
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-
-import ray
 
 from crossrec.data.histories import histories_path
 from crossrec.data.stream import stream_histories
@@ -23,6 +19,7 @@ from crossrec.train.export import Phase
 from crossrec.train.loop import train_loop
 from crossrec.train.progress import parse_progress
 from crossrec.train.workers import Run, run_workers
+from tests.nodes import Node, two_nodes
 from tests.train.test_epoch import histories, settings
 from tests.train.test_task import make_job
 
@@ -31,8 +28,6 @@ KILLED_AFTER = 3
 """Epochs whose checkpoints are there when the node dies."""
 
 USERS = 24
-
-ATTEMPTS = 5
 
 # Two CPUs a worker: the first node has room for one, with one left to read.
 FIRST_CPUS, SECOND_CPUS = 3, 5
@@ -49,26 +44,10 @@ def newest_epoch(folder: Path) -> int:
     return max(found)
 
 
-def kill_half_way(node: subprocess.Popen[bytes], folder: Path) -> None:
+def kill_half_way(node: Node, folder: Path) -> None:
     while newest_epoch(folder) < KILLED_AFTER:
         time.sleep(0.05)
-    os.killpg(node.pid, signal.SIGKILL)
-
-
-def start_second_node(folder: Path) -> subprocess.Popen[bytes]:
-    """Return the process of a node that has joined; a busy machine may take several attempts."""
-    address = ray.get_runtime_context().gcs_address
-    start = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
-    start += [f"--address={address}", f"--num-cpus={SECOND_CPUS}"]
-    start += [f"--object-store-memory={100 * 2**20}"]
-    with (folder / "node.log").open("wb") as said:
-        for _ in range(ATTEMPTS):
-            node = subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True)
-            while node.poll() is None:
-                if ray.cluster_resources().get("CPU", 0) >= FIRST_CPUS + SECOND_CPUS:
-                    return node
-                time.sleep(0.1)
-    raise RuntimeError((folder / "node.log").read_text())
+    node.kill()
 
 
 def main(folder: Path, backbone: str) -> None:
@@ -78,26 +57,13 @@ def main(folder: Path, backbone: str) -> None:
     job.store.write_parquet(histories_path(prepared.folder, 0), histories([3] * USERS))
     # Ray Train first waits for as many workers as before: it hears of a dead node each 20 s only.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
-    ray.init(
-        address="local",
-        num_cpus=FIRST_CPUS,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=100 * 2**20,
-        _temp_dir=str(folder / "ray"),
-    )
-    node = start_second_node(folder)
-    try:
+    with two_nodes(folder, FIRST_CPUS, SECOND_CPUS) as second:
         run = Run(job.store, "runs", "elastic", workers=2, min_workers=1)
         folder_of_run = Path(job.store.full_path(run.checkpoints))
-        threading.Thread(target=kill_half_way, args=(node, folder_of_run), daemon=True).start()
+        threading.Thread(target=kill_half_way, args=(second, folder_of_run), daemon=True).start()
         datasets = {"histories": stream_histories(job.store, prepared)}
         config = {"phases": [Phase("select", job, "models/x", {})], "tracked": run.folder}
         saved = run_workers(run, train_loop, config, datasets)
-    finally:
-        if node.poll() is None:
-            os.killpg(node.pid, signal.SIGKILL)
-        ray.shutdown()
     (folder / "curve.json").write_text(json.dumps(saved.phases[-1].curve))
 
 

@@ -1,10 +1,7 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +16,6 @@ from tests.train.elastic_run import EPOCHS, KILLED_AFTER, USERS
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 500
 """A busy machine takes long to start two nodes; a quiet one a few seconds."""
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """Short: the paths of Ray's sockets may have 107 bytes."""
-    folder = tempfile.mkdtemp(prefix="ray-")
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
