@@ -13,7 +13,7 @@ def gradients(times: int) -> set[bytes]:
     rows_RW.requires_grad_()
     chosen_N = torch.arange(TIMES) % ROWS
     weights_NW = torch.randn(TIMES, WIDTH, generator=torch.Generator().manual_seed(2))
-    found = set()
+    found: set[bytes] = set()
     for _ in range(times):
         rows_RW.grad = None
         rows_RW[chosen_N].backward(weights_NW)
