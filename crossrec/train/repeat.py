@@ -1,4 +1,4 @@
-"""The same weights from the same data, to the last bit, so that a resumed training ends like others.
+"""The same weights from the same data, to the last bit, also where training was cut short.
 
 @repeatable()
 def train_loop(config): ...
