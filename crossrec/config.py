@@ -161,6 +161,9 @@ def _is_condition(first: list[Any]) -> bool:
 class ScoreConfig(Section):
     """Scoring."""
 
+    mode: Literal["full", "incremental"] = "full"
+    """incremental, between full nights: model, catalogue, items' state and rules stay those of the
+    last full night; only users with new events are scored, the other lists are taken over."""
     top_k: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Items a list at most."""
     new_share: Share = 0.2

@@ -8,6 +8,7 @@ from typing import Any
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
 from crossrec.evaluate.pipeline import evaluate
+from crossrec.increment import Increment, find_increment
 from crossrec.model.source import BackboneSource
 from crossrec.publish import publish
 from crossrec.score.pipeline import score
@@ -20,6 +21,9 @@ from crossrec.train.tracking import check_tracking
 
 def nightly(config: Config, store: Store) -> dict[str, Any]:
     """Run all stages on an initialised Ray; return what a program wants to know of the night."""
+    increment = find_increment(config, store)
+    if increment:
+        return _refresh(config, store, increment)
     BackboneSource(store, config.model).check()
     check_adapt(config, store)
     check_tracking(config.train.tracking)
@@ -51,5 +55,26 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
             name: (figures["all"] or {}).get("ndcg@10")
             for name, figures in metrics["systems"].items()
         },
+        "seconds": {name: summary["seconds"] for name, summary in stages.items()},
+    }
+
+
+def _refresh(config: Config, store: Store, increment: Increment) -> dict[str, Any]:
+    """Score who has new events with what the last full night learned, and publish."""
+    prepared = prepare(config, store)
+    scored = score(config, store)
+    published = publish(config, store)
+    full = f"runs/{increment.full}"
+    stages = {"prepare": prepared, "score": scored, "publish": published}
+    return {
+        "scores": store.uri(f"runs/{config.run_id}/scores"),
+        "report": store.uri(f"{full}/report.html"),
+        "metrics": store.uri(f"{full}/metrics.json"),
+        "model": store.uri(increment.plan["model"]),
+        "full": increment.full,
+        "users": scored["users"],
+        "scored_users": published["scored_users"],
+        "pairs": scored["pairs"],
+        "files": published["files"],
         "seconds": {name: summary["seconds"] for name, summary in stages.items()},
     }

@@ -63,6 +63,7 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
             "rows": sum(file["rows"] for file in files),
             "bytes": sum(file["bytes"] for file in files),
             "users": manifest["users"],
+            "scored_users": manifest["scored_users"],
             "pairs": manifest["pairs"],
             "scores": store.uri(f"{folder}/scores"),
             "removed_runs": removed,
@@ -120,7 +121,7 @@ def _write_manifest(
 ) -> tuple[dict[str, Any], bytes]:
     """Verify all files of a run and write its manifest; one that says the same already is kept."""
     verified = verify_run(store, folder, plan)
-    manifest = {
+    manifest: dict[str, Any] = {
         "run_id": plan["run_id"],
         "plan_digest": plan["digest"],
         "model": plan["model"],
@@ -134,7 +135,10 @@ def _write_manifest(
         "pairs": sum(file["rows"] for file in verified.files),
         "files": verified.files,
         "defaults": verified.defaults,
+        "scored_users": verified.scored_users,
     }
+    # What an incremental night stands on.
+    manifest |= {name: plan[name] for name in ("full", "previous") if name in plan}
     path = f"{folder}/manifest.json"
     if store.exists(path):
         written = store.read_json(path)

@@ -13,6 +13,7 @@ import logging
 from typing import Any
 
 from crossrec.current import MARK, read_current
+from crossrec.increment import RECORD
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
 
@@ -36,13 +37,21 @@ def published_runs(store: Store) -> list[dict[str, Any]]:
 
 
 def remove_old_runs(store: Store, current: str, keep: int) -> list[str]:
-    """Remove the published runs beyond the newest `keep` ones, never the current; return them."""
+    """Remove the published runs beyond the newest `keep` ones; return them.
+
+    Never the current one, nor one that a run which stays stands on or has files of.
+    """
     everyone = store.list("runs")
     published = [run["run_id"] for run in published_runs(store)]
     half_removed = [run for run in everyone if store.exists(f"runs/{run}/{MARK}")]
     old = [run for run in (*published[keep:], *half_removed) if run != current]
     if not old:
         return []
+    kept = {run for run in everyone if run not in old}
+    more = kept
+    while more := {name for run in more for name in _stands_on(store, run)} - kept:
+        kept |= more
+    old = [run for run in old if run not in kept or run in half_removed]
     used = {name for run in everyone if run not in old for name in _references(store, run)}
     return sorted(run for run in old if _remove(store, run, used))
 
@@ -62,6 +71,19 @@ def _remove(store: Store, run: str, used: set[str]) -> bool:
     store.delete(folder)
     log.info("publish: removed run %s%s", run, "".join(f", {name}" for name in unused))
     return True
+
+
+def _stands_on(store: Store, run: str) -> set[str]:
+    """Return the runs that an incremental night stands on, and those that it has files of."""
+    found: set[str] = set()
+    for name in (RECORD, "manifest.json"):
+        try:
+            says = store.read_json(f"runs/{run}/{name}")
+        except MissingObject:
+            continue
+        found |= {says[key] for key in ("full", "previous") if key in says}
+        found |= {file["path"].split("/")[1] for file in says.get("files", ())}
+    return found - {run}
 
 
 def _references(store: Store, run: str) -> set[str]:

@@ -65,10 +65,12 @@ RECORDED = ("path", "domain", "bucket", "rows", "bytes", "sha256")
 class Verified:
     """A run that is whole.
 
-    files: of RECORDED, sorted by path. defaults: the same of defaults.parquet, without domain.
+    scored_users: those whose lists were not taken over. files: of RECORDED, sorted by path.
+    defaults: the same of defaults.parquet, without domain.
     """
 
     users: int
+    scored_users: int
     files: list[dict[str, Any]]
     defaults: dict[str, Any]
 
@@ -91,11 +93,11 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
     files = [
         file
         for bucket, (record, done) in enumerate(zip(records, buckets, strict=True))
-        for file in _files_of_bucket(store, (folder, record), plan["domains"], bucket, done)
+        for file in _files_of_bucket(store, (folder, record), plan, bucket, done)
     ]
     defaults = _read_defaults(store, f"{folder}/defaults.parquet", plan["domains"])
     for domain in plan["domains"]:
-        candidates = _candidates(store, folder, ranges[domain])
+        candidates = _candidates(store, f"runs/{plan.get('full', plan['run_id'])}", ranges[domain])
         check = _Check(store, prepared, ranges[domain], candidates, plan["top_k"])
         _check_default(check, defaults)
         check_files(check, [file for file in files if file["domain"] == domain])
@@ -103,6 +105,7 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
     files.sort(key=lambda file: file["path"])
     return Verified(
         sum(done["users"] for done in buckets),
+        sum(done.get("scored_users", done["users"]) for done in buckets),
         [{key: file[key] for key in RECORDED} for file in files],
         defaults.record,
     )
@@ -162,14 +165,15 @@ def check_files(check: _Check, files: Sequence[dict[str, Any]]) -> None:
 
 
 def _files_of_bucket(
-    store: Store, where: tuple[str, str], domains: Sequence[str], bucket: int, done: Any
+    store: Store, where: tuple[str, str], plan: dict[str, Any], bucket: int, done: Any
 ) -> list[dict[str, Any]]:
     """Return the files that a completion record names, each with its domain and its record.
 
     Args:
         store: where the record lies; for messages.
         where: folder of the run, path of the record.
-        domains: those of the plan; the record must have one file of each.
+        plan: the record must have one file of each of its domains, in this run or, of an
+            incremental night, in any.
         bucket: number that the record must have.
         done: what the record says.
     """
@@ -186,7 +190,11 @@ def _files_of_bucket(
         raise CrossrecError(explain(store.uri(record), expected, repr(error), mend)) from error
     if found[0] != bucket:
         raise CrossrecError(explain(store.uri(record), f"bucket {bucket}", str(found[0]), mend))
-    domain_of = {f"{folder}/scores/{schema.domain_folder(domain)}": domain for domain in domains}
+    domains = plan["domains"]
+    # Lists that an incremental night took over lie where they were made.
+    homes = {path.split("/scores/")[0] for path in paths} if "full" in plan else {folder}
+    folders = {(home, domain): schema.domain_folder(domain) for home in homes for domain in domains}
+    domain_of = {f"{home}/scores/{name}": domain for (home, domain), name in folders.items()}
     of_paths = sorted(domain_of.get(path.rpartition("/")[0], f"none: {path}") for path in paths)
     if of_paths != sorted(domains):
         expected = f"one file of each of the domains {sorted(domains)}"

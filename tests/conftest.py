@@ -32,6 +32,7 @@ from crossrec.storage import Store
 
 if TYPE_CHECKING:
     from tests.nights import Night
+    from tests.proxy import FaultyStore
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -155,11 +156,30 @@ def night(ray_cluster: None, tiny_backbone: str) -> "Night":
 
 
 @pytest.fixture(scope="session")
-def odd_night(ray_cluster: None, tiny_backbone: str, s3_bucket: str) -> "Night":
-    """A night on S3 of one domain, items without text, and one huge history; 80 s."""
-    from tests.nights import published_odd_night
+def faulty_store() -> "FaultyStore":
+    """What goes wrong with one request in twenty of the night on S3."""
+    from tests.proxy import FaultyStore
 
-    return published_odd_night(tiny_backbone, f"{s3_bucket}/odd-night")
+    return FaultyStore()
+
+
+@pytest.fixture(scope="session")
+def odd_night(
+    ray_cluster: None,
+    tiny_backbone: str,
+    s3_bucket: str,
+    s3_store_options: dict[str, Any],
+    faulty_store: "FaultyStore",
+) -> Iterator["Night"]:
+    """A night of one domain, items without text, and one huge history, on S3 that is faulty."""
+    from tests.nights import published_odd_night
+    from tests.proxy import proxy_to
+
+    with proxy_to(s3_store_options["endpoint_url"], faulty_store) as address:
+        # The limit for a reply that does not come is 60 s by default.
+        patient = {"config_kwargs": {"read_timeout": 2}}
+        options = {**s3_store_options, "endpoint_url": address, **patient}
+        yield published_odd_night(tiny_backbone, Store(f"{s3_bucket}/odd-night", options))
 
 
 @pytest.fixture(scope="session")

@@ -141,9 +141,8 @@ SILENT_USERS = ["no 1", "no 2", "no 3"]
 """Users of `data.users` who have no event."""
 
 
-def published_odd_night(backbone: str, root: str) -> Night:
+def published_odd_night(backbone: str, store: Store) -> Night:
     """Publish a night of one domain, items without text, and one huge history; Ray must run."""
-    store = Store(root)
     draw = np.random.default_rng(17)
     items = [f"📚 {number:04d}/x" for number in range(ODD_ITEMS)]
     heavy = [("heavy", items[number % HEAVY_ITEMS], number / 1_700) for number in range(100_000)]
@@ -167,5 +166,6 @@ def published_odd_night(backbone: str, root: str) -> Night:
     store.write_parquet("input/items.parquet", catalogue)
     store.write_parquet("input/users.parquet", pa.table({"user_id": [*SILENT_USERS, "light 07"]}))
     data = {name: store.uri(f"input/{name}.parquet") for name in ("events", "items", "users")}
-    config = small_config(store, backbone, data, train={"epochs": 1})
+    storage = {"options": dict(store.options)}
+    config = small_config(store, backbone, data, train={"epochs": 1}, storage=storage)
     return Night(config, store, nightly(config, store), events, catalogue)

@@ -9,9 +9,11 @@ error, as "503 SlowDown".
 
 import contextlib
 import http.client
+import itertools
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,7 +22,25 @@ from urllib.parse import urlsplit
 Headers = dict[str, str]
 Rule = Callable[[str, str, Headers], str]
 
+FAULTS = ("503 SlowDown", "reset", "hang")
+
 HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
+
+
+class FaultyStore:
+    """A rule: one request in so many meets one of FAULTS, in turn."""
+
+    def __init__(self, every: int = 20) -> None:
+        self.every = every
+        self.requests, self.faults = itertools.count(1), itertools.cycle(FAULTS)
+        self.met: Counter[str] = Counter()
+
+    def __call__(self, method: str, path: str, headers: Headers) -> str:
+        if next(self.requests) % self.every:
+            return "pass"
+        fault = next(self.faults)
+        self.met[fault] += 1
+        return fault
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,14 +5,20 @@ import pytest
 from crossrec.errors import InputError
 from crossrec.nightly import nightly
 from tests.nights import (
+    BUCKETS,
     HEAVY_ITEMS,
     ODD_DOMAIN,
     ODD_ITEMS,
+    SILENT_USERS,
     TOP_K,
     Night,
     change,
     modified,
 )
+from tests.proxy import FAULTS, FaultyStore
+
+FAULTS_OF_A_KIND = 5
+"""At least so many of each: prepare, finetune, evaluate, score and publish each ask often."""
 
 
 def test_bad_input_leaves_what_was_published(night: Night, tmp_path: Path) -> None:
@@ -38,6 +44,20 @@ def test_night_on_s3_is_published(odd_night: Night) -> None:
     assert store.read_json("current.json")["manifest"] == "runs/night/manifest.json"
     users = set(odd_night.lists(ODD_DOMAIN)["user_id"].to_pylist())
     assert users > set(odd_night.events["user_id"].to_pylist())
+
+
+@pytest.mark.slow
+def test_night_on_s3_lost_nothing_of_what_failed(
+    odd_night: Night, faulty_store: FaultyStore
+) -> None:
+    """One request in twenty was told to slow down, cut off, or never answered."""
+    assert {*faulty_store.met} == {*FAULTS}
+    assert min(faulty_store.met.values()) >= FAULTS_OF_A_KIND
+    manifest = odd_night.manifest
+    assert len(manifest["files"]) == BUCKETS
+    everyone = {*odd_night.events["user_id"].to_pylist(), *SILENT_USERS}
+    assert sorted(odd_night.lists(ODD_DOMAIN)["user_id"].to_pylist()) == sorted(everyone)
+    assert not [name for name in odd_night.store.list("") if "claims" in name]
 
 
 @pytest.mark.slow

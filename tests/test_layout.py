@@ -17,23 +17,34 @@ STORAGE = {"storage", "storage_errors", "claims", "disk", "s3"}
 CONFIG = {"config", "config_training", "config_tune", "configfile"}
 GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
 ENCODE = {"encode", "encode_images", "vectorcache"}
-EVERY_STAGE = {"data", "model", "encode", "train", "score", "evaluate", "study", "publish"}
+EVERY_STAGE = {
+    "increment",
+    "data",
+    "model",
+    "encode",
+    "train",
+    "score",
+    "evaluate",
+    "study",
+    "publish",
+}
 
 MAY_IMPORT = {
     **{module: set[str]() for module in GROUND_FLOOR},
-    "data": set[str](),
+    "data": {"increment"},
     "model": {"data"},
     "vectorcache": set[str](),
     "encode_images": {"data", "model", "vectorcache"},
     "encode": {"data", "model", "encode_images", "vectorcache"},
     "train": {"data", "model", "current"} | ENCODE,
-    "score": {"data", "model", "current"} | ENCODE,
+    "score": {"data", "model", "current", "increment"} | ENCODE,
     "evaluate": {"data", "model", "score"} | ENCODE,
     "study": {"data", "train", "score", "evaluate"},
     "current": set[str](),
+    "increment": {"current"},
     "lease": set[str](),
     "readers": {"data", "current"},
-    "retention": {"current"},
+    "retention": {"current", "increment"},
     "verify_lists": {"data"},
     "verify": {"data", "verify_lists"},
     "publish": {"current", "lease", "retention", "verify"},

@@ -158,6 +158,24 @@ def test_removal_that_crashed_is_no_publication_and_is_finished_later(
     assert found == (["r2"], ["m2"], ["p2"])
 
 
+def test_runs_that_others_stand_on_or_have_files_of_stay(store: Store) -> None:
+    for run_id in ("old", "full", "monday", "tuesday", "wednesday"):
+        publish_run(store, run_id)
+    for run_id, stands_on, has_files_of in (
+        ("monday", {"full": "full", "previous": "full"}, "full"),
+        ("tuesday", {"full": "full", "previous": "monday"}, "monday"),
+    ):
+        manifest = store.read_json(f"runs/{run_id}/manifest.json") | stands_on
+        manifest["files"][0]["path"] = scores_file(f"runs/{has_files_of}", 0, "shop")
+        store.write_json(f"runs/{run_id}/manifest.json", manifest)
+    # At work, and not yet published.
+    store.write_json("runs/thursday/increment.json", {"full": "full", "previous": "tuesday"})
+    assert remove_old_runs(store, current="wednesday", keep=1) == ["old"]
+    store.delete("runs/thursday")
+    assert remove_old_runs(store, current="tuesday", keep=1) == []
+    assert remove_old_runs(store, current="wednesday", keep=1) == ["full", "monday", "tuesday"]
+
+
 def test_run_scored_anew_after_a_crashed_removal_stays(store: Store) -> None:
     publish_run(store, "r1")
     publish_run(store, "r2")

@@ -1,6 +1,5 @@
 """A store that is slow, breaks connections, never answers, or takes a permission away."""
 
-import itertools
 from typing import Any
 
 import pytest
@@ -9,34 +8,23 @@ from crossrec.current import read_current
 from crossrec.errors import StorageError
 from crossrec.publish import publish
 from crossrec.storage import Store
-from tests.proxy import Headers, proxy_to
+from tests.proxy import FAULTS, FaultyStore, Headers, proxy_to
 from tests.runs import BUCKETS, DOMAINS, config_of, write_run
-
-EVERY = 20
-"""One request in so many goes wrong: 5 %."""
 
 
 @pytest.mark.slow
 def test_publication_over_a_faulty_store_loses_nothing(
     s3_root: str, s3_store_options: dict[str, Any]
 ) -> None:
-    requests, faults = itertools.count(1), itertools.cycle(["503 SlowDown", "reset", "hang"])
-    met: list[str] = []
-
-    def fail_some(method: str, path: str, headers: Headers) -> str:
-        if next(requests) % EVERY:
-            return "pass"
-        met.append(next(faults))
-        return met[-1]
-
-    with proxy_to(s3_store_options["endpoint_url"], fail_some) as address:
+    faulty = FaultyStore()
+    with proxy_to(s3_store_options["endpoint_url"], faulty) as address:
         # The limit for a reply that does not come is 60 s by default.
         patient = {"config_kwargs": {"read_timeout": 2}}
         store = Store(s3_root, {**s3_store_options, "endpoint_url": address, **patient})
         for run_id in ("r1", "r2"):
             write_run(store, run_id)
             publish(config_of(store, run_id), store)
-    assert {*met} == {"503 SlowDown", "reset", "hang"}
+    assert {*faulty.met} == {*FAULTS}
     clean = Store(s3_root, s3_store_options)
     current = read_current(clean)
     assert current

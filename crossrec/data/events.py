@@ -31,6 +31,8 @@ from crossrec.schema import (
 
 EVENT_COLUMNS = {USER_ID: "string", ITEM_ID: "string", DOMAIN: "string", TIMESTAMP: "timestamp"}
 
+UNKNOWN_ITEM = "unknown item"
+
 REASONS = (
     "",
     "null user_id",
@@ -42,7 +44,7 @@ REASONS = (
     "null timestamp",
     "timestamp in the future",
     "timestamp before year 1",
-    "unknown item",
+    UNKNOWN_ITEM,
     "rating not finite",
     "weight below 0 or not finite",
 )
@@ -170,7 +172,7 @@ def check_events(
     _mark(codes, times < YEAR_1_US, "timestamp before year 1")
     item_ids, domains = (_one_chunk(table, name) for name in (ITEM_ID, DOMAIN))
     rows = find_rows(index, domains, item_ids)
-    _mark(codes, rows < 0, "unknown item")
+    _mark(codes, rows < 0, UNKNOWN_ITEM)
     values = _event_values(table, codes)
     is_good = codes == 0
     if limits.as_of_us is not None:

@@ -36,11 +36,13 @@ class EventStates:
     """The state of each item on each day on which it had an event.
 
     keys: (N,) int64, sorted, (row << DAY_BITS) + day of each cell of the activity. cells: (N, F)
-    float32, the item's state at the start of that day.
+    float32, the item's state at the start of that day. night: (I, F), every item's state on the day
+    that is predicted, which stands for that of events that are not part of the activity.
     """
 
     keys: Array
     cells: Array
+    night: Array | None = None
 
     @classmethod
     def of(cls, activity: Activity) -> "EventStates":
@@ -72,13 +74,20 @@ class EventStates:
         """Return the state (E, F) float32 of each item on the day of its event.
 
         Args:
-            rows: (E,) catalogue rows of events that are part of the activity.
+            rows: (E,) catalogue rows of events, which without `night` are part of the activity.
             days: (E,) days of those events.
         """
         if not len(self.keys):
-            return np.zeros((len(rows), len(STATE_NAMES)), np.float32)
-        found: Array = self.cells[np.searchsorted(self.keys, _keys(rows, days))]
-        return found
+            nothing = np.zeros((len(rows), len(STATE_NAMES)), np.float32)
+            return nothing if self.night is None else self.night[rows]
+        keys = _keys(rows, days)
+        places = np.searchsorted(self.keys, keys)
+        if self.night is None:
+            found: Array = self.cells[places]
+            return found
+        places = np.minimum(places, len(self.keys) - 1)
+        is_known = self.keys[places] == keys
+        return np.where(is_known[:, None], self.cells[places], self.night[rows])
 
 
 def states_on_day(activity: Activity, day: int) -> Array:

@@ -17,18 +17,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import ray
 
 from crossrec.config import Config
 from crossrec.data import images, tasks
 from crossrec.data.columns import check_columns, check_values, read_all_footers, wanted_values
-from crossrec.data.events import TimeLimits
-from crossrec.data.histories import FORMAT, SUMMARY
+from crossrec.data.events import UNKNOWN_ITEM, TimeLimits
+from crossrec.data.histories import FORMAT, SUMMARY, open_prepared
 from crossrec.data.inputs import CHUNK_ROWS, Footer, Input, plan_chunks
 from crossrec.data.pins import Pins, pin_inputs, unpin_inputs
 from crossrec.data.rejects import Origins, bad_share, check_share
 from crossrec.data.summary import EPOCH, reasons_of, summarise
 from crossrec.errors import ConfigError, InputError, explain
+from crossrec.increment import Increment, find_increment
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
@@ -48,10 +50,11 @@ def prepare(config: Config, store: Store) -> dict[str, Any]:
         StorageError: the input or the store cannot be reached.
     """
     with stage("prepare") as facts:
+        increment = find_increment(config, store)
         pins = pin_inputs(config, store)
-        folder = f"prepared/{input_digest(config, pins.inputs)}"
+        folder = f"prepared/{input_digest(config, pins.inputs, increment)}"
         try:
-            summary = _find_or_prepare(config, store, pins, folder)
+            summary = _find_or_prepare(config, store, pins, folder, increment)
         except (ConfigError, InputError):
             if not store.exists(f"runs/{config.run_id}/{RECORD}"):
                 unpin_inputs(store, config.run_id)
@@ -66,9 +69,11 @@ def prepare(config: Config, store: Store) -> dict[str, Any]:
     return result
 
 
-def _find_or_prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str, Any]:
+def _find_or_prepare(
+    config: Config, store: Store, pins: Pins, folder: str, increment: Increment | None
+) -> dict[str, Any]:
     if not store.exists(f"{folder}/{SUMMARY}"):
-        return _prepare(config, store, pins, folder)
+        return _prepare(config, store, pins, folder, increment)
     log.info("prepare: the input is that of %s", store.uri(folder))
     summary: dict[str, Any] = store.read_json(f"{folder}/{SUMMARY}")
     _copy_rejects(store, folder, config.run_id)
@@ -76,7 +81,9 @@ def _find_or_prepare(config: Config, store: Store, pins: Pins, folder: str) -> d
     return summary
 
 
-def input_digest(config: Config, inputs: Mapping[str, Input]) -> str:
+def input_digest(
+    config: Config, inputs: Mapping[str, Input], increment: Increment | None = None
+) -> str:
     """Return 16 hex digits that change with the input's files and the settings that matter here."""
     files = {
         name: [[file.uri, file.bytes, file.version] for file in source.files]
@@ -86,6 +93,7 @@ def input_digest(config: Config, inputs: Mapping[str, Input]) -> str:
     data = config.data
     settings: list[Any] = [FORMAT, data.text_columns, as_of, data.buckets, data.available_from]
     settings += [wanted_values(config), config.model.image_backbone is not None]
+    settings += [increment.plan["prepared"]] if increment else []
     text = json.dumps([files, settings], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -101,7 +109,9 @@ def to_microseconds(moment: dt.datetime) -> int:
     return (moment - EPOCH) // dt.timedelta(microseconds=1)
 
 
-def _prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str, Any]:
+def _prepare(
+    config: Config, store: Store, pins: Pins, folder: str, increment: Increment | None
+) -> dict[str, Any]:
     inputs = pins.inputs
     footers = read_all_footers(config, inputs)
     columns = check_columns(config, inputs, footers)
@@ -111,17 +121,20 @@ def _prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str,
     job = tasks.Job(
         store,
         folder,
-        config.data.buckets or count_buckets(sum(footer.rows for footer in footers["events"])),
+        increment.plan["buckets"] if increment else _buckets(config, footers["events"]),
         inputs,
         {name: Origins.of(source, footers[name]) for name, source in inputs.items()},
         TimeLimits(to_microseconds(pins.now) + US_PER_DAY, as_of),
         config.data.available_from,
         check_values(config, inputs["events"], footers["events"]),
-        config.model.image_backbone is not None,
+        config.model.image_backbone is not None and increment is None,
     )
     shared = ray.put(job)
-    index, items = _write_catalogue(shared, footers["items"], columns)
-    _stop_where_useless(config, job, "items", items.reasons, int(items.starts[-1]))
+    if increment:
+        index, items = _adopt_catalogue(shared, store, increment.plan["prepared"])
+    else:
+        index, items = _write_catalogue(shared, footers["items"], columns)
+        _stop_where_useless(config, job, "items", items.reasons, int(items.starts[-1]))
     chunks = _split(shared, index, footers)
     accepted = sum(chunk.accepted for chunk in chunks)
     _stop_where_useless(config, job, "events", reasons_of("events", chunks), accepted)
@@ -134,6 +147,10 @@ def _prepare(config: Config, store: Store, pins: Pins, folder: str) -> dict[str,
     store.delete(f"{folder}/pieces")
     _copy_rejects(store, folder, config.run_id)
     return summary
+
+
+def _buckets(config: Config, footers: Sequence[Footer]) -> int:
+    return config.data.buckets or count_buckets(sum(footer.rows for footer in footers))
 
 
 def count_buckets(rows: int) -> int:
@@ -152,6 +169,17 @@ def _write_catalogue(
     chunk = tuple(itertools.chain(*plan_chunks(footers, CHUNK_ROWS)))
     write = ray.remote(num_cpus=1, num_returns=2)(tasks.write_catalogue)
     references: Any = write.remote(job, chunk, *columns)
+    with tasks.plain_errors():
+        return references[0], ray.get(references[1])
+
+
+def _adopt_catalogue(job: Any, store: Store, folder: str) -> tuple[Any, tasks.CatalogueCounts]:
+    """Do what `_write_catalogue` does with the catalogue of another prepared folder."""
+    domains = open_prepared(store, folder).domains
+    names = tuple(domain.name for domain in domains)
+    starts = np.array([0, *(domain.stop for domain in domains)])
+    adopt = ray.remote(num_cpus=1, num_returns=2)(tasks.adopt_catalogue)
+    references: Any = adopt.remote(job, folder, names, starts)
     with tasks.plain_errors():
         return references[0], ray.get(references[1])
 
@@ -198,6 +226,7 @@ def _stop_where_useless(
 ) -> None:
     rows = int(job.origins[table].starts[-1])
     limit = config.data.max_reject_share
+    reasons = _bad_reasons(config, reasons)
     if accepted and bad_share(reasons, rows) <= limit:
         return
     _copy_rejects(job.store, job.folder, config.run_id)
@@ -216,7 +245,14 @@ def _check_shares(config: Config, store: Store, summary: Mapping[str, Any]) -> N
     for table in ("items", "events"):
         rows = sum(entry["rows"] for entry in summary["inputs"] if entry["table"] == table)
         limit = config.data.max_reject_share
-        check_share(table, summary["rejects"][table], rows, limit, kept)
+        check_share(table, _bad_reasons(config, summary["rejects"][table]), rows, limit, kept)
+
+
+def _bad_reasons(config: Config, reasons: Mapping[str, int]) -> Mapping[str, int]:
+    """Leave out what is no fault of the input: items newer than the catalogue of the full night."""
+    if config.score.mode == "full":
+        return reasons
+    return {reason: count for reason, count in reasons.items() if reason != UNKNOWN_ITEM}
 
 
 def _rejects_of(run_id: str) -> str:

@@ -10,7 +10,7 @@ apart. Time is cut by whole days: on day d everything before d is known, and not
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -126,6 +126,11 @@ def select_users(histories: Histories, keep: Array) -> Histories:
 def before(histories: Histories, day: int) -> Histories:
     """Return what was known on `day`: the events of earlier days."""
     return select_events(histories, histories.days < day)
+
+
+def up_to(histories: Histories, day: int) -> Histories:
+    """Return the histories as if all that came on `day` or later had come the day before."""
+    return replace(histories, days=np.minimum(histories.days, day - 1).astype(np.int32))
 
 
 def new_events(histories: Histories, start: int, stop: int) -> tuple[Array, Array]:

@@ -126,6 +126,20 @@ def write_catalogue(
     return index_items(domains, starts, item_ids), counts
 
 
+def adopt_catalogue(
+    job: Job, folder: str, domains: tuple[str, ...], starts: Array
+) -> tuple[ItemIndex, CatalogueCounts]:
+    """Take over the catalogue of another prepared folder, with the rows that its items have."""
+    parts = []
+    for domain in domains:
+        data = job.store.read_bytes(catalogue_path(folder, domain))
+        job.store.write_bytes(catalogue_path(job.folder, domain), data)
+        ids = job.store.read_parquet(catalogue_path(folder, domain), [ITEM_ID]).column(ITEM_ID)
+        parts += ids.cast(pa.large_string()).chunks
+    item_ids = pa.concat_arrays([_no_strings(), *parts])
+    return index_items(domains, starts, item_ids), CatalogueCounts(domains, starts)
+
+
 def _no_strings() -> pa.LargeStringArray:
     return pa.array([], pa.large_string())
 

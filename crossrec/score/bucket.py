@@ -4,6 +4,7 @@ ray.data.from_items(buckets).map(ReadBucket, ...).map_batches(ScoreBucket, ...)
 """
 
 import hashlib
+import posixpath
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,20 @@ import pyarrow as pa
 
 from crossrec.data.candidates import Candidates, read_candidates
 from crossrec.data.histories import Prepared, read_catalogue
-from crossrec.data.replay import before, flatten, new_events, select_users
+from crossrec.data.replay import (
+    Histories,
+    before,
+    flatten,
+    new_events,
+    select_users,
+    up_to,
+)
 from crossrec.model.checkpoint import load_model
 from crossrec.schema import ITEM_ID, bucket_name, domain_folder
 from crossrec.score.catalogue import load_items
 from crossrec.score.progress import Counters, attempt
 from crossrec.score.scorer import Scorer, to_table
+from crossrec.score.takeover import Earlier, same_histories, take_over
 from crossrec.storage import Store, encode_parquet
 
 OUTCOME = pa.schema(
@@ -41,7 +50,8 @@ class ScoreJob:
     lists for. done: folder of the completion records. new_places: those of a list that are kept for
     items which nobody has touched. candidates: folder of what the rules let through; without it,
     all items may be in lists. active_until: where given, only users are scored who do something new
-    in days day..active_until-1, which is how a hold-out is judged.
+    in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
+    night, the publication whose lists are taken over; later events count as of the day before.
     """
 
     store: Store
@@ -56,6 +66,7 @@ class ScoreJob:
     new_places: int = 0
     candidates: str | None = None
     active_until: int | None = None
+    earlier: Earlier | None = None
 
     def record_path(self, bucket: int) -> str:
         """Return where a bucket's completion record lies."""
@@ -108,31 +119,75 @@ class ScoreBucket:
             is_active = np.zeros(len(histories.lengths), bool)
             is_active[users] = True
             histories = select_users(histories, is_active)
-        known = before(histories, self.job.day)
-        wanted = [(system, domain) for system in self.job.outputs for domain in self.job.domains]
-        lists = self.scorer.score(known, self.job.day, wanted, self.job.top_k, self.job.new_places)
+        if self.job.earlier is None:
+            return self._score_all(bucket, before(histories, self.job.day), began)
+        return self._score_changed(bucket, up_to(histories, self.job.day), began)
+
+    def _score_all(self, bucket: int, known: Histories, began: float) -> int:
+        lists = self._lists(known)
         scored = time.perf_counter()
+        files = [self._write(bucket, where, table) for where, table in lists.items()]
+        users = len(known.lengths)
+        self._finish(bucket, {"users": users, "files": files}, users, (began, scored))
+        return users
+
+    def _score_changed(self, bucket: int, known: Histories, began: float) -> int:
+        """Score the users whose history is new; take over the lists of the others."""
+        assert self.job.earlier is not None
+        store, earlier = self.job.store, self.job.earlier
+        past = up_to(earlier.histories(store, bucket), self.job.day)
+        record = earlier.record(store, bucket)
+        places = same_histories(past, known)
+        users, changed = len(places), int((places < 0).sum())
+        if np.array_equal(places, np.arange(len(past.lengths))):
+            kept = {"users": users, "files": record["files"], "scored_users": 0}
+            self._finish(bucket, kept, 0, (began, time.perf_counter()))
+            return users
+        lists = self._lists(select_users(known, places < 0))
+        scored = time.perf_counter()
+        paths = {
+            posixpath.basename(posixpath.dirname(f["path"])): f["path"] for f in record["files"]
+        }
         files = []
-        for (system, domain), found in lists.items():
-            table = to_table(known.user_ids, found, self.item_ids[domain])
-            folder = f"{self.job.outputs[system]}/{domain_folder(domain)}"
-            files.append(_write_list(self.job.store, folder, bucket, table))
-        record = {"bucket": bucket, "users": len(known.lengths), "files": files}
-        written = time.perf_counter()
-        record["seconds"] = round(written - began, 3)
+        for (system, domain), new in lists.items():
+            taken = store.read_parquet(paths[domain_folder(domain)])
+            table = take_over(taken, new, places)
+            files.append(self._write(bucket, (system, domain), table))
+        made = {"users": users, "files": files, "scored_users": changed}
+        self._finish(bucket, made, changed, (began, scored))
+        return users
+
+    def _lists(self, known: Histories) -> dict[tuple[str, str], pa.Table]:
+        """Return the lists of users by system and domain, as tables of schema.SCORES."""
+        job = self.job
+        wanted = [(system, domain) for system in job.outputs for domain in job.domains]
+        lists = self.scorer.score(known, job.day, wanted, job.top_k, job.new_places)
+        return {
+            where: to_table(known.user_ids, found, self.item_ids[where[1]])
+            for where, found in lists.items()
+        }
+
+    def _write(self, bucket: int, where: tuple[str, str], table: pa.Table) -> dict[str, Any]:
+        """Write the lists of a system and domain; return what the record says of their file."""
+        system, domain = where
+        folder = f"{self.job.outputs[system]}/{domain_folder(domain)}"
+        data = encode_parquet(table)
+        digest = hashlib.sha256(data).hexdigest()
+        path = f"{folder}/{bucket_name(bucket)}.{digest[:12]}.parquet"
+        self.job.store.write_bytes(path, data)
+        return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": digest}
+
+    def _finish(
+        self, bucket: int, made: dict[str, Any], scored_users: int, times: tuple[float, float]
+    ) -> None:
+        """Write the record of a bucket whose files are there, and count."""
+        (began, scored), written = times, time.perf_counter()
+        record = {"bucket": bucket, **made, "seconds": round(written - began, 3)}
         self.job.store.write_json(self.job.record_path(bucket), record)
+        lists = len(self.job.outputs) * len(self.job.domains)
         self.counters.count(
-            users=len(known.lengths),
-            pairs=len(known.lengths) * len(wanted),
+            users=scored_users,
+            pairs=scored_users * lists,
             compute=scored - began,
             write=written - scored,
         )
-        return len(known.lengths)
-
-
-def _write_list(store: Store, folder: str, bucket: int, table: pa.Table) -> dict[str, Any]:
-    data = encode_parquet(table)
-    digest = hashlib.sha256(data).hexdigest()
-    path = f"{folder}/{bucket_name(bucket)}.{digest[:12]}.parquet"
-    store.write_bytes(path, data)
-    return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": digest}

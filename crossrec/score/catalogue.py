@@ -101,9 +101,11 @@ def build_items(
     fusions = load_fusions(store, model_folder)
     vectors = encode_catalogue(store, prepared, BackboneSource(store, model.settings, model_folder))
     activity = load_activity(store, prepared)
-    states_IG = torch.from_numpy(states_on_day(activity, day))
+    night_IG = states_on_day(activity, day)
+    states_IG = torch.from_numpy(night_IG)
     events = EventStates.of(activity)
-    parts = {name: torch.from_numpy(part) for name, part in vars(events).items()}
+    arrays = {"keys": events.keys, "cells": events.cells, "night": night_IG}
+    parts = {name: torch.from_numpy(part) for name, part in arrays.items()}
     files = [_write(store, folder, EVENT_STATES, parts)]
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
     sample = before(sample_histories(store, prepared), day)
@@ -184,7 +186,7 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
         if name in columns
     }
     parts = load_file(here / EVENT_STATES)
-    events = EventStates(parts["keys"].numpy(), parts["cells"].numpy())
+    events = EventStates(*(parts[name].numpy() for name in ("keys", "cells", "night")))
     whole = load_file(here / VECTORS)
     state = ItemState(whole["texts"], whole["vectors"])
     return Items(state, columns, neighbours, fusions, events, new)

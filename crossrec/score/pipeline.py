@@ -22,6 +22,7 @@ from crossrec.config import Config
 from crossrec.data.candidates import rules_of, write_candidates
 from crossrec.data.histories import open_prepared, read_catalogue
 from crossrec.data.replay import Histories
+from crossrec.increment import find_increment
 from crossrec.model.checkpoint import load_model
 from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
@@ -30,6 +31,7 @@ from crossrec.score.catalogue import ITEMS, NIGHT, build_items, load_items
 from crossrec.score.plan import find_model, write_plan
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.score.stream import score_buckets
+from crossrec.score.takeover import Earlier
 from crossrec.storage import Store
 
 FIRST_PLACES = 10
@@ -49,14 +51,22 @@ def score(config: Config, store: Store) -> dict[str, Any]:
     run = f"runs/{config.run_id}"
     with stage("score") as facts:
         prepared = open_prepared(store, store.read_json(f"{run}/prepare.json")["prepared"])
-        model = find_model(config, store)
+        increment = find_increment(config, store)
+        model = find_model(config, store, increment)
         rules = rules_of(config, store)
-        plan = write_plan(config, store, prepared, model, rules)
-        day = prepared.as_of_us // US_PER_DAY + 1
-        candidates = write_candidates(config, store, prepared, rules, day)
-        items = f"{run}/items"
-        if not store.exists(f"{items}/{ITEMS}"):
-            build_items(store, prepared, model, day, NIGHT, items)
+        plan = write_plan(config, store, prepared, model, rules, increment)
+        earlier = None
+        if increment:
+            earlier = Earlier(increment.previous, open_prepared(store, increment.prepared))
+            pinned = open_prepared(store, increment.plan["prepared"])
+            day = pinned.as_of_us // US_PER_DAY + 1
+            items, candidates = increment.items, increment.candidates
+        else:
+            day = prepared.as_of_us // US_PER_DAY + 1
+            candidates = write_candidates(config, store, prepared, rules, day)
+            items = f"{run}/items"
+            if not store.exists(f"{items}/{ITEMS}"):
+                build_items(store, prepared, model, day, NIGHT, items)
         job = ScoreJob(
             store=store,
             prepared=prepared,
@@ -69,6 +79,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             done=f"{run}/done",
             new_places=new_places(config, config.score.top_k),
             candidates=candidates,
+            earlier=earlier,
         )
         facts |= {
             "users": prepared.users,
@@ -80,7 +91,10 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             job, range(prepared.buckets), config.score.num_actors
         )
         facts["streaming_seconds"] = round(time.perf_counter() - began, 2)
-        _write_defaults(job, f"{run}/defaults.parquet")
+        if increment:
+            store.write_bytes(f"{run}/defaults.parquet", store.read_bytes(increment.defaults))
+        else:
+            _write_defaults(job, f"{run}/defaults.parquet")
         facts["scores"] = store.uri(f"{run}/scores")
     return facts
 

@@ -13,18 +13,21 @@ from typing import Any
 from crossrec.config import Config
 from crossrec.current import published_model
 from crossrec.data.candidates import FoundRules
-from crossrec.data.histories import Prepared
+from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.pins import check_pins
 from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.increment import Increment
 from crossrec.model.integrity import check_model
 from crossrec.storage import Store
 
 
-def find_model(config: Config, store: Store) -> str:
+def find_model(config: Config, store: Store, increment: Increment | None = None) -> str:
     """Return the folder of the model to score with."""
     record, plan = (f"runs/{config.run_id}/{name}.json" for name in ("finetune", "plan"))
     if config.score.model:
         folder = f"models/{config.score.model}"
+    elif increment:
+        folder = increment.plan["model"]
     elif store.exists(record):
         folder = store.read_json(record)["model"]
     elif store.exists(plan):
@@ -46,9 +49,19 @@ def find_model(config: Config, store: Store) -> str:
 
 
 def write_plan(
-    config: Config, store: Store, prepared: Prepared, model: str, rules: FoundRules
+    config: Config,
+    store: Store,
+    prepared: Prepared,
+    model: str,
+    rules: FoundRules,
+    increment: Increment | None = None,
 ) -> dict[str, Any]:
-    """Write what this run will do, once; refuse another plan under the same run_id."""
+    """Write what this run will do, once; refuse another plan under the same run_id.
+
+    Raises:
+        ConfigError: there is another plan, a domain does not exist, or an incremental night would
+            do what the full night that it stands on did not.
+    """
     known = [domain.name for domain in prepared.domains]
     domains = list(config.score.domains or known)
     unknown = sorted(set(domains) - set(known))
@@ -67,6 +80,9 @@ def write_plan(
         "new_share": config.score.new_share,
         "candidates": rules.public(),
     }
+    if increment:
+        _check_increment(plan, increment, store)
+        plan |= {"full": increment.full, "previous": increment.previous}
     plan["digest"] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     path = f"runs/{config.run_id}/plan.json"
     if store.exists(path):
@@ -86,3 +102,17 @@ def write_plan(
     more = {"config": config.public(), "inputs": inputs, "scores": facts.get("scores")}
     store.write_json(path, plan | more)
     return plan
+
+
+def _check_increment(plan: dict[str, Any], increment: Increment, store: Store) -> None:
+    """Raise where lists that are taken over would not be those that this plan makes."""
+    was = increment.plan
+    names = ("model", "model_sha256", "domains", "top_k", "new_share", "candidates")
+    other = [name for name in names if plan[name] != was[name]]
+    values = [open_prepared(store, made["prepared"]).values for made in (was, plan)]
+    other += ["data.events columns"] if values[0] != values[1] else []
+    if other:
+        expected = f"the settings of the full night {increment.full}"
+        found = f"others ({', '.join(other)})"
+        mend = "set them back, or run a night with score.mode=full"
+        raise ConfigError(explain("score.mode=incremental", expected, found, mend))

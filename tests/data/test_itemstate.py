@@ -118,6 +118,31 @@ def test_at_events_know_nothing_of_the_day_or_later() -> None:
     assert np.array_equal(states[0], states[2])
 
 
+def test_events_after_the_activity_have_the_state_of_the_night() -> None:
+    found, day = random_activity(21), 30
+    known = up_to(found, day)
+    night = states_on_day(known, day)
+    states = replace(EventStates.of(known), night=night)
+    late = np.flatnonzero(found.days >= day)
+    assert len(late)
+    # As an incremental night sees them: as of the day before.
+    as_of = np.full(len(late), day - 1)
+    cells = {(row, day): n for n, (row, day) in enumerate(zip(known.rows, known.days, strict=True))}
+    expected = np.stack(
+        [
+            states.cells[cells[row, day - 1]] if (row, day - 1) in cells else night[row]
+            for row in found.rows[late].tolist()
+        ]
+    )
+    np.testing.assert_array_equal(states.at_events(found.rows[late], as_of), expected)
+    np.testing.assert_array_equal(
+        states.at_events(known.rows, known.days),
+        EventStates.of(known).at_events(known.rows, known.days),
+    )
+    nothing = replace(EventStates.of(activity()), night=night)
+    np.testing.assert_array_equal(nothing.at_events(found.rows, found.days), night[found.rows])
+
+
 def test_at_events_of_no_events_are_none() -> None:
     nothing = np.zeros(0, np.int32)
     states = EventStates.of(activity()).at_events(nothing, nothing)
