@@ -168,6 +168,9 @@ class ScoreConfig(Section):
     """Items a list at most."""
     new_share: Share = 0.2
     """Share of a list's places, never of its first ten, for items that nobody has touched yet."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the products that find the best items; bf16 is several times as fast on GPUs, and may miss
+    items whose scores hardly differ from the last of a list. Scores are fp32 either way."""
     domains: tuple[str, ...] | None = None
     """Domains to publish lists for; default: all of the catalogue."""
     model: str | None = None

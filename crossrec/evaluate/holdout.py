@@ -115,6 +115,7 @@ def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) 
         done=f"{lists.work}/done",
         new_places=new_places(config, LIST_LENGTH),
         active_until=holdout.active_until,
+        halved=config.score.precision == "bf16",
     )
     score_buckets(job, holdout.buckets, config.score.num_actors)
     return job

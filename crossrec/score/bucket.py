@@ -52,6 +52,7 @@ class ScoreJob:
     all items may be in lists. active_until: where given, only users are scored who do something new
     in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
     night, the publication whose lists are taken over; later events count as of the day before.
+    halved: find the best by products of bfloat16.
     """
 
     store: Store
@@ -67,6 +68,7 @@ class ScoreJob:
     candidates: str | None = None
     active_until: int | None = None
     earlier: Earlier | None = None
+    halved: bool = False
 
     def record_path(self, bucket: int) -> str:
         """Return where a bucket's completion record lies."""
@@ -89,7 +91,8 @@ class ScoreBucket:
         self.counters = Counters()
         items = load_items(job.store, job.prepared, job.items)
         recommender = load_model(job.store, job.model).recommender
-        self.scorer = Scorer(recommender, items, job.prepared.domains, job.read_candidates())
+        candidates = job.read_candidates()
+        self.scorer = Scorer(recommender, items, job.prepared.domains, candidates, job.halved)
         self.item_ids = {
             domain: read_catalogue(job.store, job.prepared, domain)[ITEM_ID].combine_chunks()
             for domain in job.domains

@@ -12,12 +12,13 @@ that are looked at, M users whose list is not full.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from crossrec.data.candidates import NO_VALUE
+from crossrec.score.shortlist import shortlist_top_k
 from crossrec.score.topk import LeftOut, SparseScores, top_k
 
 
@@ -34,17 +35,22 @@ class Group:
 
 @dataclass(frozen=True)
 class Terms:
-    """What makes the scores of B users in a domain: arguments of `top_k`."""
+    """What makes the scores of B users in a domain: arguments of `top_k`.
+
+    halved: find the best by `shortlist_top_k`.
+    """
 
     products: Sequence[tuple[Tensor, Tensor]]
     overlaps: Sequence[SparseScores]
     seen_S2: Tensor
     left_out: Sequence[LeftOut] = ()
+    halved: bool = False
 
     def top_k(self, k: int, left_out: Sequence[LeftOut] = ()) -> tuple[Tensor, Tensor]:
         """Return each user's k best, without what is seen or left out."""
         more = (*self.left_out, *left_out)
-        return top_k(self.products, self.overlaps, self.seen_S2, k, left_out=more)
+        find = shortlist_top_k if self.halved else top_k
+        return find(self.products, self.overlaps, self.seen_S2, k, left_out=more)
 
     def of_users(self, users_M: Tensor) -> "Terms":
         """Return the terms of some users, who are numbered anew; `left_out` is of all users."""
@@ -57,7 +63,7 @@ class Terms:
         places_S = place_B[self.seen_S2[:, 0]]
         seen_S2 = torch.stack([places_S, self.seen_S2[:, 1]], 1)[places_S >= 0]
         products = [(queries_BW[users_M], items_IW) for queries_BW, items_IW in self.products]
-        return Terms(products, overlaps, seen_S2, self.left_out)
+        return replace(self, products=products, overlaps=overlaps, seen_S2=seen_S2)
 
 
 def limited_top_k(
@@ -85,7 +91,7 @@ def limited_top_k(
         asked = terms.of_users(open_M)
         full = [_Full.of(rows_BK[open_M], group) for group in groups]
         seen = torch.cat([asked.seen_S2, _of_users(shown_N2, open_M, users)])
-        asked = Terms(asked.products, asked.overlaps, seen, asked.left_out)
+        asked = replace(asked, seen_S2=seen)
         found = asked.top_k(depth, [one.left_out for one in full])
         lists = rows_BK[open_M], scores_BK[open_M]
         _take(*lists, found, groups)

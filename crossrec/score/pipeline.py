@@ -80,6 +80,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             new_places=new_places(config, config.score.top_k),
             candidates=candidates,
             earlier=earlier,
+            halved=config.score.precision == "bf16",
         )
         facts |= {
             "users": prepared.users,
@@ -110,7 +111,7 @@ def _write_defaults(job: ScoreJob, path: str) -> None:
         return
     items = load_items(job.store, job.prepared, job.items)
     recommender = load_model(job.store, job.model).recommender
-    scorer = Scorer(recommender, items, job.prepared.domains, job.read_candidates())
+    scorer = Scorer(recommender, items, job.prepared.domains, job.read_candidates(), job.halved)
     nobody = Histories(
         pa.array([""]), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
     )

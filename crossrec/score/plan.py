@@ -78,6 +78,7 @@ def write_plan(
         "domains": sorted(set(domains)),
         "top_k": config.score.top_k,
         "new_share": config.score.new_share,
+        "precision": config.score.precision,
         "candidates": rules.public(),
     }
     if increment:
@@ -107,7 +108,7 @@ def write_plan(
 def _check_increment(plan: dict[str, Any], increment: Increment, store: Store) -> None:
     """Raise where lists that are taken over would not be those that this plan makes."""
     was = increment.plan
-    names = ("model", "model_sha256", "domains", "top_k", "new_share", "candidates")
+    names = ("model", "model_sha256", "domains", "top_k", "new_share", "precision", "candidates")
     other = [name for name in names if plan[name] != was[name]]
     values = [open_prepared(store, made["prepared"]).values for made in (was, plan)]
     other += ["data.events columns"] if values[0] != values[1] else []

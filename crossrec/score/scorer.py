@@ -48,8 +48,18 @@ class Scorer:
         items: Items,
         domains: Sequence[DomainRange],
         candidates: Mapping[str, Candidates] | None = None,
+        halved: bool = False,
     ) -> None:
-        """Put all on the device; of domains without `candidates` every item may be in lists."""
+        """Put all on the device.
+
+        Args:
+            recommender: the model.
+            items: the item side.
+            domains: of the catalogue.
+            candidates: by domain; of domains without them every item may be in lists.
+            halved: find the best by products of bfloat16.
+        """
+        self.halved = halved
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.recommender = recommender.to(self.device).eval()
         self.events = items.events
@@ -111,7 +121,8 @@ class Scorer:
                 overlaps = user_overlaps(users, tables)
                 for system in (system for system, asked in wanted if asked == name):
                     products, weighted = self._terms(system, name, users, overlaps)
-                    terms = Terms(products, weighted, seen, self.rules[name].left_out)
+                    rules = self.rules[name]
+                    terms = Terms(products, weighted, seen, rules.left_out, self.halved)
                     best = self._best(terms, name, k, new_places * (system in self.fusions))
                     if system in self.fusions:
                         index = self.index[name]

@@ -20,6 +20,9 @@ LeftOut = Callable[[int, int], Tensor]
 ITEMS_A_BLOCK = 16_384
 """Items a block: with 512 users, 32 MB of scores."""
 
+HALVED_WIDTH = 32
+"""Narrower products cost little, and what they add (popularity, age) may be large."""
+
 SMALLEST_GROUP = 4
 """Items; groups of fewer save nothing over looking at every score."""
 
@@ -31,6 +34,7 @@ def top_k(
     k: int,
     items_a_block: int = ITEMS_A_BLOCK,
     left_out: Sequence[LeftOut] = (),
+    halved: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return each user's k best unseen items by the sum of products and overlaps, best first.
 
@@ -44,6 +48,7 @@ def top_k(
         items_a_block: items whose scores are held at once; the result does not depend on it but
             where two scores differ by less than the rounding of a product.
         left_out: what else no list may hold.
+        halved: multiply in bfloat16 where products are wide; scores are no longer exact.
 
     Returns:
         Item rows (B, K) int64 and scores (B, K) float32 with K = min(k, I); equal scores: the lower
@@ -63,7 +68,7 @@ def top_k(
     for start in range(0, size, items_a_block):
         stop = min(start + items_a_block, size)
         scores_BC = buffer[: users * (stop - start)].view(users, stop - start)
-        _score_block(products, overlaps, start, stop, scores_BC)
+        _score_block(products, overlaps, (start, stop), scores_BC, halved)
         inside_S = (rows_S >= start) & (rows_S < stop)
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
         for of_block in left_out:
@@ -82,15 +87,21 @@ def top_k(
 def _score_block(
     products: Sequence[tuple[Tensor, Tensor]],
     overlaps: Sequence[SparseScores],
-    start: int,
-    stop: int,
+    bounds: tuple[int, int],
     scores_BC: Tensor,
+    halved: bool,
 ) -> None:
     """Write the scores of items start..stop-1."""
-    queries_BW, items_IW = products[0]
-    torch.mm(queries_BW, items_IW[start:stop].T, out=scores_BC)
-    for queries_BW, items_IW in products[1:]:
-        scores_BC.addmm_(queries_BW, items_IW[start:stop].T)
+    start, stop = bounds
+    for number, (queries_BW, items_IW) in enumerate(products):
+        items_WC = items_IW[start:stop].T
+        if halved and len(items_WC) >= HALVED_WIDTH:
+            product_BC = torch.mm(queries_BW.bfloat16(), items_WC.bfloat16())
+            scores_BC.copy_(product_BC) if not number else scores_BC.add_(product_BC)
+        elif not number:
+            torch.mm(queries_BW, items_WC, out=scores_BC)
+        else:
+            scores_BC.addmm_(queries_BW, items_WC)
     for users_N, items_N, values_N in overlaps:
         # Sorted by item: a block's pairs lie together, and no pair stands twice.
         ends = torch.tensor([start, stop], device=items_N.device)

@@ -17,6 +17,7 @@ from crossrec.model.overlap import NeighbourTable, PastEvents
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score import scorer as scorer_module
+from crossrec.score import shortlist, topk
 from crossrec.score.catalogue import Items
 from crossrec.score.scorer import Lists, Scorer, slice_users, to_table
 from crossrec.storage import encode_parquet
@@ -85,6 +86,7 @@ def make_scorer(
     *domains: DomainRange,
     with_ratings: bool = False,
     candidates: dict[str, Candidates] | None = None,
+    halved: bool = False,
 ) -> Scorer:
     """Random weights; always the same."""
     with torch.random.fork_rng():
@@ -95,7 +97,8 @@ def make_scorer(
         with torch.no_grad():
             for parameter in recommender.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-        return Scorer(recommender, make_items(recommender, domains), domains, candidates)
+        items = make_items(recommender, domains)
+        return Scorer(recommender, items, domains, candidates, halved)
 
 
 WANTED = [(system, domain) for system in SYSTEMS for domain in ("shop", "video")]
@@ -121,6 +124,16 @@ def test_score_gives_at_most_k_unique_unseen_items_best_first() -> None:
             own = lists.scores[user, : len(rows)]
             assert np.isfinite(own).all()
             assert (np.diff(own) <= 0).all()
+
+
+def test_lists_found_by_half_precision_have_exact_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = score_all(make_scorer(SHOP, VIDEO))
+    # Of this small model no product is wide.
+    monkeypatch.setattr(topk, "HALVED_WIDTH", 8)
+    for where, lists in score_all(make_scorer(SHOP, VIDEO, halved=True)).items():
+        np.testing.assert_allclose(lists.scores, exact[where].scores, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(shortlist, "score_pairs", lambda products, overlaps, rows: rows.float())
+    assert (score_all(make_scorer(SHOP, VIDEO, halved=True))["model", "shop"].scores[0] >= 0).all()
 
 
 def overlap_matrix(table: NeighbourTable, recent: PastEvents, items: int) -> torch.Tensor:
