@@ -2,7 +2,7 @@
 
     python jobs/bench.py prepare --events 5000000
     python jobs/bench.py train --events 300000 --items 10000 --negatives 64
-    python jobs/bench.py score --events 2000000 --items 75000
+    python jobs/bench.py score --events 2000000 --items 75000 --changed 0.01 --peer_events 300000
     python jobs/bench.py topk --items 100000 --queries 10000
 
 Peers (crossrec/bench/peers) run in an environment of their own, `.peers`, made where it is missing;
@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from crossrec.bench.data import TOPK_SETTINGS, TRAIN_SETTINGS
+from crossrec.bench.data import SCORE_SETTINGS, TOPK_SETTINGS, TRAIN_SETTINGS
 
 
 def main() -> None:
@@ -33,10 +33,10 @@ def main() -> None:
         train.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
     train.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
     score = benchmarks.add_parser("score", help="stage 4: users/s, beside a plain loop")
-    score.add_argument("--events", type=int, default=2_000_000, help="rows (2000000)")
-    score.add_argument("--items", type=int, default=75_000, help="of three domains (75000)")
-    score.add_argument("--top_k", type=int, default=50, help="items a list (50)")
-    score.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
+    for name, value in SCORE_SETTINGS.items():
+        score.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    score.add_argument("--changed", type=float, default=0, help="share of users with new events")
+    score.add_argument("--peer_events", type=int, default=0, help="rows for RecTools (0: without)")
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
     for name, value in TOPK_SETTINGS.items():
         topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
@@ -58,8 +58,8 @@ def main() -> None:
         elif options.benchmark == "score":
             from crossrec.bench.score import bench_score
 
-            sizes = options.events, options.items, options.top_k
-            found = bench_score(folder, *sizes, options.rounds)
+            settings = {name: getattr(options, name) for name in SCORE_SETTINGS}
+            found = bench_score(folder, settings, options.changed, options.peer_events)
         else:
             from crossrec.bench.train import bench_train
 

@@ -24,6 +24,9 @@ TRAIN_SETTINGS = {
 }
 """Of `train`, the peer's too; no negatives: softmax over all items."""
 
+SCORE_SETTINGS = {"events": 2_000_000, "items": 75_000, "top_k": 50, "rounds": 3}
+"""Of `score`; items of three domains."""
+
 TOPK_SETTINGS = {"items": 100_000, "queries": 10_000, "width": 128, "k": 10, "rounds": 5}
 """Of `topk`."""
 
@@ -36,6 +39,40 @@ def ensure_data(
     if not data.exists():
         run_apart(make_data, data, events, items, domains)
     return data
+
+
+def ensure_more_events(data: Path, events: int, share: float) -> Path:
+    """Return a folder of the same events and one newer event of a share of the users."""
+    more = data / f"events-and-{share:g}"
+    if not more.exists():
+        run_apart(_add_events, data, more, round(events / EVENTS_A_USER), share)
+    return more
+
+
+def _add_events(data: Path, more: Path, users: int, share: float) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unfinished = more.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    for path in (data / "events").iterdir():
+        (unfinished / path.name).hardlink_to(path)
+    items = pq.read_table(data / "items" / "items.parquet")
+    draw = np.random.default_rng(17)
+    chosen = draw.choice(users, round(users * share), replace=False)
+    rows = pa.array(draw.integers(0, len(items), len(chosen)))
+    table = {
+        "user_id": pa.array(np.char.add("user-", chosen.astype(str))),
+        "item_id": items["item_id"].take(rows),
+        "domain": items["domain"].take(rows),
+        "timestamp": pa.array(np.full(len(chosen), 1_700_086_400), pa.timestamp("s")),
+    }
+    newest = pa.table(table)
+    newest = newest.set_column(3, "timestamp", newest["timestamp"].cast(pa.timestamp("us")))
+    pq.write_table(newest, unfinished / "newest.parquet")
+    unfinished.rename(more)
 
 
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,8 +1,13 @@
-"""Stage 4: users/s of the scoring stage, beside the same torch calls in a plain loop."""
+"""Stage 4: users/s of the scoring stage, beside the same torch calls in a plain loop.
 
+On demand also pairs/s beside RecTools' SASRec, and an incremental night beside the full one.
+"""
+
+import json
 import os
 import shutil
 import statistics
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,14 @@ from typing import Any
 import ray
 
 from crossrec.bench.backbone import make_backbone
-from crossrec.bench.data import ensure_data, run_apart
+from crossrec.bench.data import (
+    DOMAINS,
+    TRAIN_SETTINGS,
+    ensure_data,
+    ensure_more_events,
+    run_apart,
+)
+from crossrec.bench.environment import PEERS, ensure_peers
 from crossrec.bench.memory import MemoryPeak
 from crossrec.bench.prepare import OBJECT_STORE_BYTES
 from crossrec.config import Config
@@ -26,12 +38,22 @@ from crossrec.train.launch import finetune
 RUN = "model"
 
 
-def bench_score(folder: Path, events: int, items: int, top_k: int, rounds: int) -> dict[str, Any]:
+def bench_score(
+    folder: Path, settings: dict[str, int], changed: float, peer_events: int
+) -> dict[str, Any]:
     """Train for a few steps, then score all users, by turns on Ray and in a loop; compare speeds.
 
     The stage is timed from the start of its actors to the last completion record; the loop has
     model, items and histories in memory when its clock starts, and keeps nothing of what it finds.
+
+    Args:
+        folder: for data and results.
+        settings: of data.SCORE_SETTINGS.
+        changed: share of the users who have a new event when an incremental night comes; 0: none.
+        peer_events: events, of one domain with a third of the items, that RecTools' SASRec is
+            fitted to for an epoch before its `recommend` is timed; 0: it is left out.
     """
+    events, items, top_k = settings["events"], settings["items"], settings["top_k"]
     data = ensure_data(folder, events, items)
     config = Config.model_validate(
         {
@@ -46,7 +68,7 @@ def bench_score(folder: Path, events: int, items: int, top_k: int, rounds: int) 
     shutil.rmtree(folder / "store", ignore_errors=True)
     model = run_apart(_train, config)
     found: dict[str, list[dict[str, float]]] = {"stage": [], "loop": []}
-    for number in range(rounds):
+    for number in range(settings["rounds"]):
         found["stage"].append(run_apart(_score_on_ray, config, model, f"round-{number}"))
         found["loop"].append(run_apart(_score_in_a_loop, config, model, f"round-{number}"))
     speeds = {
@@ -54,18 +76,66 @@ def bench_score(folder: Path, events: int, items: int, top_k: int, rounds: int) 
         for name, turns in found.items()
     }
     first = found["stage"][0]
+    more: dict[str, Any] = {}
+    if changed:
+        newer = ensure_more_events(data, events, changed)
+        more["incremental"] = run_apart(_score_the_changed, config, model, str(newer))
+    if peer_events:
+        theirs = _recommend(folder, peer_events, items // len(DOMAINS), top_k)
+        ours = speeds["stage"] * len(DOMAINS)
+        more["pairs_per_second"] = {"stage": round(ours, 1), "rectools_sasrec": round(theirs, 1)}
+        more["times_rectools"] = round(ours / theirs, 2)
     return {
         "benchmark": "score",
-        "events": events,
-        "items": items,
-        "top_k": top_k,
+        **settings,
         "users": int(first["users"]),
         "pairs": int(first["pairs"]),
         "seconds": [round(turn["seconds"], 2) for turn in found["stage"]],
         "users_per_second": {name: round(value, 1) for name, value in speeds.items()},
         "share_of_loop": round(speeds["stage"] / speeds["loop"], 3),
         "peak_pss_mib": max(int(turn["peak_bytes"]) for turn in found["stage"]) >> 20,
+        **more,
         "cpus": os.cpu_count(),
+    }
+
+
+def _recommend(folder: Path, events: int, items: int, top_k: int) -> float:
+    """Return the users/s of RecTools' SASRec, of the same width and depth, on one domain."""
+    data = ensure_data(folder, events, items, DOMAINS[:1])
+    settings = TRAIN_SETTINGS | {"epochs": 1, "recommend": top_k}
+    said = subprocess.run(
+        [
+            ensure_peers(),
+            PEERS / "sasrec.py",
+            json.dumps(settings | {"events": str(data / "events")}),
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    found = json.loads(said.splitlines()[-1])
+    return float(found["users"] / found["recommend_seconds"])
+
+
+def _score_the_changed(config: Config, model: str, events: str) -> dict[str, float]:
+    """Publish the first round's lists, then score who has new events."""
+    from crossrec.publish import publish
+    from crossrec.score.pipeline import score
+
+    _start()
+    store = Store(config.storage.root)
+    full = config.model_copy(update={"run_id": "round-0"})
+    publish(full, store)
+    data = config.data.model_copy(update={"events": events})
+    settings = config.score.model_copy(update={"model": model, "mode": "incremental"})
+    night = config.model_copy(update={"run_id": "increment", "data": data, "score": settings})
+    prepared = prepare(night, store)
+    summary = score(night, store)
+    ray.shutdown()
+    return {
+        "prepare_seconds": prepared["seconds"],
+        "seconds": summary["streaming_seconds"],
+        "users": summary["users"],
     }
 
 

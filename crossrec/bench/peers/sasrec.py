@@ -1,5 +1,7 @@
 """Train RecTools' SASRec on a Parquet folder of events; one JSON line says how fast.
 
+With a key `recommend`, the items a list, all users get theirs, and the line has their number too.
+
     python crossrec/bench/peers/sasrec.py '{"events": "...", "width": 128, ...}'
 
 Runs in an environment of its own (requirements.txt beside it), without crossrec. Keys: events,
@@ -60,10 +62,18 @@ def main() -> None:
         n_negatives=settings["negatives"] or 1,
         get_trainer_func=trainer,
     )
-    model.fit(Dataset.construct(table))
+    dataset = Dataset.construct(table)
+    model.fit(dataset)
     known = table.groupby(Columns.User).size()
     # RecTools leaves out whoever has a single event: nothing to predict it from.
-    print(json.dumps({"histories": int((known > 1).sum()), "epoch_seconds": epochs}))
+    found = {"histories": int((known > 1).sum()), "epoch_seconds": epochs}
+    if settings.get("recommend"):
+        users = known.index.to_numpy()
+        began = time.perf_counter()
+        model.recommend(users, dataset, k=settings["recommend"], filter_viewed=True)
+        found["recommend_seconds"] = time.perf_counter() - began
+        found["users"] = len(users)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
