@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,20 @@ class Disk(LocalFileSystem):  # type: ignore[misc]
                     raise
                 # The caller has looked that there is none.
                 os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
+        """Let a copy of a file appear at the path; where the disk is the same, the file itself."""
+        target = Path(rpath)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+        try:
+            try:
+                os.link(lpath, temporary)
+            except OSError:  # another disk, or one without hard links
+                shutil.copyfile(lpath, temporary)
+            os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
 

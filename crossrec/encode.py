@@ -15,7 +15,6 @@ the two cosines; what an item does not have is zero.
 
 import hashlib
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import ray
@@ -34,8 +33,8 @@ from crossrec.vectorcache import (
     cached_width,
     encode_parts,
     matrix_path,
+    new_matrix,
     read_vectors,
-    write_matrix,
     write_vectors,
 )
 
@@ -83,8 +82,11 @@ def encode_catalogue(store: Store, prepared: Prepared, source: BackboneSource) -
     if missing:
         images = encode_item_images(store, prepared, source)
         for domain in missing:
-            sides = read_vectors(store, folder, domain.name), images.matrix(store, domain)
-            write_matrix(store, both, domain.name, np.concatenate(sides, 1))
+            texts = read_vectors(store, folder, domain.name)
+            shape = len(texts), texts.shape[1] + images.width
+            with new_matrix(store, matrix_path(both, domain.name), shape) as matrix:
+                matrix[:, : texts.shape[1]] = texts
+                images.fill(store, domain, matrix[:, texts.shape[1] :])
     return both
 
 
@@ -111,7 +113,8 @@ def _encode_domains(
     log.info("encode: %s of %s texts are new", f"{len(new):,}", f"{len(wanted):,}")
     width = cached_width(store, cache) or source.load().width
     for name, hashed in texts.items():
-        write_matrix(store, folder, name, assemble(store, cache, hashed.select(KEY), width))
+        with new_matrix(store, matrix_path(folder, name), (len(hashed), width)) as matrix:
+            assemble(store, cache, hashed.select(KEY), matrix)
 
 
 def _hashed_texts(store: Store, prepared: Prepared, domain: str) -> pl.DataFrame:

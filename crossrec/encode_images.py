@@ -69,13 +69,13 @@ class ImageVectors:
     width: int
     rows: pl.DataFrame
 
-    def matrix(self, store: Store, domain: DomainRange) -> np.ndarray:
-        """Return a domain's vectors, (items, width) float32; zero where there is no image."""
+    def fill(self, store: Store, domain: DomainRange, matrix: np.ndarray) -> None:
+        """Write a domain's vectors into zeros (items, width) float32; where none is, they stay."""
         places = pl.DataFrame({"place": range(domain.stop - domain.start)})
         own = self.rows.filter(pl.col(DOMAIN) == domain.name)
         own = own.with_columns(pl.col("place").cast(pl.Int64))
         hashed = places.join(own, on="place", how="left", maintain_order="left").select(KEY)
-        return assemble(store, self.cache, hashed, self.width)
+        assemble(store, self.cache, hashed, matrix)
 
 
 def check_has_images(store: Store, prepared: Prepared, source: BackboneSource) -> None:

@@ -2,19 +2,19 @@
 
     store = Store("s3://bucket/nightly")
     store.check_writable()
-    record = store.write_parquet("runs/1/defaults.parquet", table)
+    store.write_parquet("runs/1/defaults.parquet", table)
     table = store.read_parquet("runs/1/defaults.parquet")
 
 Paths are relative to the store's root, with forward slashes; a name means itself, whatever
 characters it has. An object appears whole or not at all: it is encoded in memory and stored by one
-PUT (locally: a temporary file and a rename), so that an exception leaves no short file. What goes
+PUT, or is a local file and stored in parts that appear at the last one (locally: a temporary file
+and a rename), so that an exception leaves no short file. What goes
 wrong is a `StorageError`; an object that is not there is its subclass `MissingObject`, which is a
 `FileNotFoundError` too.
 """
 
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import os
@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -36,16 +37,6 @@ from crossrec.errors import BadObject, StorageError, explain
 from crossrec.storage_errors import MissingObject, error_names, explained, without_secrets
 
 S3_SCHEME = re.compile(r"^s3a?://")
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What was written: path relative to the root, rows, bytes and the sha256 of the bytes."""
-
-    path: str
-    rows: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -178,6 +169,12 @@ class Store:
         with self._explained(path, writing=True):
             self._filesystem.pipe_file(full, data)
 
+    def put_file(self, source: Path, path: str) -> None:
+        """Store a local file whole, replacing what was there; memory never holds all of it."""
+        full = self.full_path(path)
+        with self._explained(path, writing=True):
+            self._filesystem.put_file(str(source), full)
+
     def create_bytes(self, path: str, data: bytes) -> bool:
         """Store the object unless there is one, and return whether this call stored it.
 
@@ -283,13 +280,9 @@ class Store:
             mend = "write the file again"
             raise BadObject(explain(self.uri(path), expected, found, mend)) from error
 
-    def write_parquet(
-        self, path: str, table: pa.Table, row_group_size: int | None = None
-    ) -> FileRecord:
+    def write_parquet(self, path: str, table: pa.Table, row_group_size: int | None = None) -> None:
         """Encode a table (zstd) and store it by one PUT."""
-        data = encode_parquet(table, row_group_size)
-        self.write_bytes(path, data)
-        return FileRecord(path, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
+        self.write_bytes(path, encode_parquet(table, row_group_size))
 
 
 def encode_parquet(table: pa.Table, row_group_size: int | None = None) -> bytes:

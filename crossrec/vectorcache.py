@@ -4,13 +4,17 @@ cache/vectors/<weights digest>/part-<digest>.parquet       <key>, vector; a nigh
 
 new = wanted.join(cached_hashes(store, cache, KEY), on=KEY, how="anti")
 encode_parts(Work(parts, EncodeTexts, (source, cache), ...))
-matrix = assemble(store, cache, hashed, width)
+with new_matrix(store, matrix_path(folder, "shop"), (len(hashed), width)) as matrix:
+    assemble(store, cache, hashed, matrix)
 """
 
 import hashlib
 import io
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,14 +105,17 @@ def cached_width(store: Store, cache: str) -> int | None:
     return None
 
 
-def assemble(store: Store, cache: str, hashed: pl.DataFrame, width: int) -> np.ndarray:
+def assemble(store: Store, cache: str, hashed: pl.DataFrame, matrix: np.ndarray) -> None:
     """Lay the cached vectors into the order of one column of hashes, one cache file at a time.
 
-    Returns:
-        (rows, width) float32; zero where the hash is null.
+    Args:
+        store: where they are.
+        cache: their folder.
+        hashed: one column, a row an item.
+        matrix: (rows, width) float32 zeros, to fill; a row stays zero where the hash is null.
     """
     (key,) = hashed.columns
-    matrix = np.zeros((len(hashed), width), np.float32)
+    width = matrix.shape[1]
     places = hashed.with_row_index("place").filter(pl.col(key).is_not_null())
     for name in store.list(cache):
         part = store.read_parquet(f"{cache}/{name}")
@@ -116,7 +123,6 @@ def assemble(store: Store, cache: str, hashed: pl.DataFrame, width: int) -> np.n
         rows = pl.DataFrame(pl.from_arrow(part.select([key]))).with_row_index("row")
         found = places.join(rows, on=key)
         matrix[found["place"].to_numpy()] = vectors[found["row"].to_numpy()]
-    return matrix
 
 
 def matrix_path(folder: str, domain: str) -> str:
@@ -124,16 +130,30 @@ def matrix_path(folder: str, domain: str) -> str:
     return f"{folder}/{domain_folder(domain)}.npy"
 
 
-def write_matrix(store: Store, folder: str, domain: str, matrix: np.ndarray) -> None:
-    """Store a domain's matrix."""
-    sink = io.BytesIO()
-    np.save(sink, matrix)
-    store.write_bytes(matrix_path(folder, domain), sink.getvalue())
+@contextmanager
+def new_matrix(store: Store, path: str, shape: tuple[int, int]) -> Iterator[np.memmap]:
+    """Yield a float32 matrix of zeros to fill, on this node's disk; stored when the block ends.
+
+    So the largest matrix takes the memory of the rows in work.
+    """
+    with tempfile.TemporaryDirectory(prefix="crossrec-") as scratch:
+        file = Path(scratch) / "matrix.npy"
+        matrix = np.lib.format.open_memmap(file, "w+", np.float32, shape=shape)
+        yield matrix
+        matrix.flush()
+        store.put_file(file, path)
 
 
 def read_vectors(store: Store, folder: str, domain: str) -> np.ndarray:
     """Return a domain's vectors, (items, width) float32; zero where an item has nothing to read."""
-    matrix: np.ndarray = np.load(
-        io.BytesIO(store.read_bytes(matrix_path(folder, domain))), allow_pickle=False
-    )
+    path = matrix_path(folder, domain)
+    if store.is_local:
+        return map_matrix(Path(store.full_path(path)))
+    matrix: np.ndarray = np.load(io.BytesIO(store.read_bytes(path)), allow_pickle=False)
+    return matrix
+
+
+def map_matrix(path: Path) -> np.ndarray:
+    """Return a matrix whose pages all processes of the node share."""
+    matrix: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     return matrix

@@ -12,7 +12,7 @@ users. A rerun does the systems that have no record yet.
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,8 @@ def run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:
     for bucket, domain, lists in _make_lists(job, system, threads):
         folder = f"{job.folder}/{system}/{domain_folder(domain)}"
         path = f"{folder}/{bucket_name(bucket)}.parquet"
-        files.append(asdict(job.store.write_parquet(path, lists)))
+        job.store.write_parquet(path, lists)
+        files.append({"path": path, "rows": lists.num_rows})
     record = {"system": system, "files": files, "seconds": round(time.perf_counter() - began, 2)}
     job.store.write_json(job.record_path(system), record)
     return record

@@ -1,6 +1,6 @@
 """The item side of all scores: every candidate's vectors and columns, computed once a run.
 
-    runs/<run_id>/items/vectors.safetensors       texts, vectors (items, W) float32, all domains
+    runs/<run_id>/items/texts.npy, vectors.npy    (items, W) float32 each, all domains
     runs/<run_id>/items/domain=<d>.safetensors
         columns_<system> (items, R)                               float32
         <kind>.offsets, <kind>.columns, <kind>.weights            neighbours, as CSR
@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -34,6 +35,7 @@ from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Activity, before, load_activity, sample_histories
 from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import (
+    Model,
     load_fusions,
     load_model,
     tensors_to_bytes,
@@ -45,12 +47,15 @@ from crossrec.model.overlap import NeighbourTable
 from crossrec.model.source import BackboneSource
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
-from crossrec.vectorcache import read_vectors
+from crossrec.vectorcache import map_matrix, new_matrix, read_vectors
 
 ITEMS = "items.json"
 """Written last: where it is, all is there."""
 
-VECTORS, EVENT_STATES = "vectors.safetensors", "event_states.safetensors"
+TEXTS, VECTORS, EVENT_STATES = "texts.npy", "vectors.npy", "event_states.safetensors"
+
+ITEMS_A_BLOCK = 65_536
+"""Items whose vectors are computed and written together."""
 
 UNUSED_S = 86_400
 """Items that a node has not scored with for so long go when others come."""
@@ -111,16 +116,7 @@ def build_items(
     sample = before(sample_histories(store, prepared), day)
     neighbours = count_neighbours(sample, day, prepared.items, bounds)
     columns = {system: _columns(system, fusions, states_IG, activity, day) for system in systems}
-    width = model.settings.width
-    whole = {name: torch.empty(prepared.items, width) for name in ("texts", "vectors")}
     for index, domain in enumerate(prepared.domains):
-        ids, counts = model.id_rows(read_catalogue(store, prepared, domain.name))
-        text_IT = torch.from_numpy(read_vectors(store, vectors, domain.name))
-        state = item_state(
-            model.recommender, text_IT, torch.from_numpy(ids), torch.from_numpy(counts)
-        )
-        whole["texts"][domain.start : domain.stop] = state.texts_IW
-        whole["vectors"][domain.start : domain.stop] = state.vectors_IW
         tensors = {
             f"columns_{system}": part[domain.start : domain.stop].contiguous()
             for system, part in columns.items()
@@ -133,9 +129,40 @@ def build_items(
                 for name, part in vars(found[index]).items()
             }
         files.append(_write(store, folder, _file_of(domain), tensors))
-    files.append(_write(store, folder, VECTORS, whole))
+    files += _write_vectors(store, prepared, model, vectors, folder)
     built = {"systems": list(systems), "model": model_folder, "files": files}
     store.write_json(f"{folder}/{ITEMS}", built)
+
+
+def _write_vectors(
+    store: Store, prepared: Prepared, model: Model, vectors: str, folder: str
+) -> list[tuple[str, int, str]]:
+    """Write both vectors of all items, some items at a time; return what Pins say of the files."""
+    shape = prepared.items, model.settings.width
+    with (
+        new_matrix(store, f"{folder}/{TEXTS}", shape) as texts_IW,
+        new_matrix(store, f"{folder}/{VECTORS}", shape) as vectors_IW,
+    ):
+        for domain in prepared.domains:
+            ids_I, counts_I = model.id_rows(read_catalogue(store, prepared, domain.name))
+            text_IT = read_vectors(store, vectors, domain.name)
+            for first in range(0, len(text_IT), ITEMS_A_BLOCK):
+                rows = slice(first, min(first + ITEMS_A_BLOCK, len(text_IT)))
+                parts = (torch.from_numpy(part[rows]) for part in (text_IT, ids_I, counts_I))
+                state = item_state(model.recommender, *parts)
+                there = slice(domain.start + rows.start, domain.start + rows.stop)
+                texts_IW[there] = state.texts_IW.numpy()
+                vectors_IW[there] = state.vectors_IW.numpy()
+        digests = [_digest_of(matrix) for matrix in (texts_IW, vectors_IW)]
+    return [(name, *digest) for name, digest in zip((TEXTS, VECTORS), digests, strict=True)]
+
+
+def _digest_of(matrix: np.memmap) -> tuple[int, str]:
+    """Return bytes and sha256 of the file behind a matrix."""
+    matrix.flush()
+    path = Path(str(matrix.filename))
+    with path.open("rb") as source:
+        return path.stat().st_size, hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _file_of(domain: DomainRange) -> str:
@@ -187,8 +214,7 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     }
     parts = load_file(here / EVENT_STATES)
     events = EventStates(*(parts[name].numpy() for name in ("keys", "cells", "night")))
-    whole = load_file(here / VECTORS)
-    state = ItemState(whole["texts"], whole["vectors"])
+    state = ItemState(*(torch.from_numpy(map_matrix(here / name)) for name in (TEXTS, VECTORS)))
     return Items(state, columns, neighbours, fusions, events, new)
 
 

@@ -5,12 +5,16 @@
 A bucket that fails is tried again; if it fails for good, the others are done first.
 """
 
+import contextlib
 import time
+import uuid
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import ray
+import ray.actor
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
@@ -27,6 +31,9 @@ CPUS_AN_ACTOR = 8
 
 READS_AN_ACTOR = 2
 """Buckets read at once for each actor."""
+
+GRACE_S = 5.0
+"""For actors to end by themselves, their last counts among what they do."""
 
 MOST_RESTARTS = 30
 """Of an actor, whatever kills it."""
@@ -49,7 +56,9 @@ def score_buckets(job: ScoreJob, buckets: range, num_actors: int | None) -> int:
             break
         if number:
             log.warning("score: %s buckets went with the process that had them; again", len(left))
-        failed |= _score(_stream(job, left, num_actors, one_by_one=number > 0), progress)
+        with ended_actors() as names:
+            outcomes = _stream(job, left, num_actors, names, one_by_one=number > 0)
+            failed |= _score(outcomes, progress)
         # Of a bucket whose process or node died nothing is told.
         left = [bucket for bucket in _missing(job, buckets) if bucket not in failed]
     failed |= dict.fromkeys(left, DIED)
@@ -74,6 +83,34 @@ def _score(outcomes: ray.data.Dataset, progress: Progress) -> dict[int, str]:
     return failed
 
 
+@contextlib.contextmanager
+def ended_actors() -> Iterator[list[str]]:
+    """Yield a list for the names of actors, and see to it that those are gone afterwards.
+
+    Of an actor that is being restarted when its stream ends Ray 2.60 lets go no more: it comes up,
+    keeps its CPUs or its GPU, and what is to run next waits for ever.
+    """
+    names: list[str] = []
+    try:
+        yield names
+    finally:
+        left, until = names, time.monotonic() + GRACE_S
+        while left := [name for name in left if _find_actor(name) is not None]:
+            if time.monotonic() > until:
+                for actor in map(_find_actor, left):
+                    if actor is not None:
+                        ray.kill(actor)
+                break
+            time.sleep(GRACE_S / 20)
+
+
+def _find_actor(name: str) -> ray.actor.ActorHandle[Any] | None:
+    try:
+        return ray.get_actor(name)
+    except ValueError:
+        return None
+
+
 def _missing(job: ScoreJob, buckets: range) -> list[int]:
     records = set(job.store.list(job.done))
     return [
@@ -82,7 +119,7 @@ def _missing(job: ScoreJob, buckets: range) -> list[int]:
 
 
 def _stream(
-    job: ScoreJob, missing: list[int], num_actors: int | None, one_by_one: bool
+    job: ScoreJob, missing: list[int], num_actors: int | None, names: list[str], one_by_one: bool
 ) -> ray.data.Dataset:
     """Return what comes of each bucket, bucket.OUTCOME, lazily.
 
@@ -90,6 +127,7 @@ def _stream(
         job: what is done with a bucket.
         missing: the buckets.
         num_actors: at most; None: as many as the cluster has room for.
+        names: gets those of the actors, when they are started.
         one_by_one: no bucket waits in an actor, where another may take it along.
     """
     resources = ray.cluster_resources()
@@ -97,6 +135,11 @@ def _stream(
     actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
     # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
     threads = max(1, min((cpus - 2) // actors, CPUS_AN_ACTOR))
+
+    def name_actor() -> dict[str, str]:
+        names.append(f"crossrec-score-{uuid.uuid4().hex}")
+        return {"name": names[-1]}
+
     rows = [{"bucket": bucket} for bucket in missing]
     waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         ReadBucket(job.store, job.prepared),
@@ -106,8 +149,9 @@ def _stream(
         compute=TaskPoolStrategy(size=READS_AN_ACTOR * actors),
     )
     with warnings.catch_warnings():
-        # Ray 2.60 has no other way to say that an actor is not to be restarted for ever.
-        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        # Ray 2.60 has no other way to say that an actor is not to be restarted for ever, nor to
+        # name one.
+        warnings.filterwarnings("ignore", "`ray_remote_args(_fn)?` is deprecated")
         done = waiting.map_batches(
             ScoreBucket,
             batch_size=1,
@@ -120,6 +164,7 @@ def _stream(
             num_gpus=1 if gpus else 0,
             max_restarts=min(len(missing), MOST_RESTARTS),
             max_task_retries=0,
+            ray_remote_args_fn=name_actor,
         )
     # Of a bucket that kills its actor Ray Data makes an error of the whole stream.
     done.context.max_errored_blocks = len(missing)

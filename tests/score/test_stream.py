@@ -123,7 +123,6 @@ def test_bucket_that_kills_its_process_fails_after_the_others_are_done(
     assert done(job) == OTHERS
 
 
-@pytest.mark.slow  # Ray Data takes half a minute to let go of a stream that is not read to its end
 def test_store_that_cannot_be_written_ends_the_job(job: ScoreJob) -> None:
     job.store.write_bytes(job.done, b"a file in the way of a folder")
     with pytest.raises(StorageError, match="streams/"):
