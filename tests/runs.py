@@ -4,6 +4,7 @@ folder = write_run(store, "r1")           # runs/r1, beside the model and the pr
 change_lists(store, folder, lambda table: table.slice(1))
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from crossrec.config import Config
 from crossrec.data.hashing import buckets_of
 from crossrec.data.histories import FORMAT, catalogue_path, histories_path
 from crossrec.publish import publish
-from crossrec.storage import Store
+from crossrec.storage import Store, encode_parquet
 
 DOMAINS = ["a/b", "shop"]
 BUCKETS = 2
@@ -108,7 +109,7 @@ def write_run(store: Store, run_id: str, model: str = "m1", prepared: str = "pre
             )
             name = f"{schema.bucket_name(bucket)}.abc.parquet"
             path = f"{folder}/scores/{schema.domain_folder(domain)}/{name}"
-            files.append(vars(store.write_parquet(path, table)))
+            files.append(write_lists(store, path, table))
         done = {"bucket": bucket, "users": USERS, "seconds": 0.1, "files": files}
         store.write_json(f"{folder}/done/{schema.bucket_name(bucket)}.json", done)
     defaults = pa.table(
@@ -117,6 +118,14 @@ def write_run(store: Store, run_id: str, model: str = "m1", prepared: str = "pre
     )
     store.write_parquet(f"{folder}/defaults.parquet", defaults)
     return folder
+
+
+def write_lists(store: Store, path: str, table: pa.Table) -> dict[str, Any]:
+    """Write a file of lists; return what the bucket's record says of it."""
+    data = encode_parquet(table)
+    store.write_bytes(path, data)
+    digest = hashlib.sha256(data).hexdigest()
+    return {"path": path, "rows": table.num_rows, "bytes": len(data), "sha256": digest}
 
 
 def publish_run(store: Store, run_id: str, keep_runs: int = 7, **made_from: str) -> dict[str, Any]:
@@ -140,7 +149,7 @@ def change_lists(
 ) -> None:
     """Change the lists of bucket 0 in a domain, and the record with them."""
     path = scores_file(folder, 0, domain)
-    record = vars(store.write_parquet(path, change(store.read_parquet(path))))
+    record = write_lists(store, path, change(store.read_parquet(path)))
 
     def replace(done: dict[str, Any]) -> None:
         done["files"] = [record if file["path"] == path else file for file in done["files"]]

@@ -32,6 +32,7 @@ from tests.runs import (
     config_of,
     publish_run,
     scores_file,
+    write_lists,
     write_run,
 )
 
@@ -87,7 +88,7 @@ def break_a_record(store: Store, folder: str) -> None:
 
 def write_another_schema(store: Store, folder: str) -> None:
     path = scores_file(folder, 0, "shop")
-    record = vars(store.write_parquet(path, pa.table({"user_id": ["a", "b", "c"]})))
+    record = write_lists(store, path, pa.table({"user_id": ["a", "b", "c"]}))
 
     def change(done: dict[str, Any]) -> None:
         done["files"] = [record if file["path"] == path else file for file in done["files"]]
