@@ -7,9 +7,12 @@ Tensor suffixes: B users, E events, I catalogue rows, N pairs of user and item.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from crossrec.data.cooccurrence import Neighbours
@@ -46,7 +49,18 @@ class NeighbourTable:
 
     def to(self, device: torch.device) -> "NeighbourTable":
         """Return the table on another device."""
-        return NeighbourTable(*(part.to(device) for part in vars(self).values()))
+        parts = self.offsets_I, self.columns_N, self.weights_N
+        return NeighbourTable(*(part.to(device) for part in parts))
+
+    @cached_property
+    def matrix(self) -> sparse.csr_array:
+        """The weights as a sparse matrix, catalogue rows by items of the domain; on the CPU."""
+        columns, offsets = self.columns_N.numpy(), self.offsets_I.numpy()
+        # Of one type, so that mapped columns are used as they are wherever their number allows.
+        kind = np.int32 if offsets[-1] <= np.iinfo(np.int32).max else np.int64
+        shape = len(offsets) - 1, int(columns.max(initial=-1)) + 1
+        index = columns.astype(kind, copy=False), offsets.astype(kind)
+        return sparse.csr_array((self.weights_N.numpy(), *index), shape=shape)
 
 
 class Overlap(NamedTuple):
@@ -72,6 +86,32 @@ def find_overlap(neighbours: NeighbourTable, past: PastEvents, users: int) -> Ov
         past: events of `users` users.
         users: size of the batch.
     """
+    if past.rows_E.device.type == "cpu":
+        users_N, items_N, summed_N = _multiply(neighbours.matrix, past, users)
+    else:
+        users_N, items_N, summed_N = _sort_and_add(neighbours, past, users)
+    return Overlap(users_N, items_N, torch.log1p(summed_N / OVERLAP_FLOOR))
+
+
+def _multiply(
+    matrix: sparse.csr_array, past: PastEvents, users: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add up by a sparse product: on a CPU several times as fast as sorting all neighbours."""
+    kind = matrix.indptr.dtype
+    offsets = np.searchsorted(past.owners_E.numpy(), np.arange(users + 1)).astype(kind)
+    events = (past.weights_E.numpy(), past.rows_E.numpy().astype(kind), offsets)
+    had = sparse.csr_array(events, shape=(users, matrix.shape[0]))
+    # By item, and within it by user.
+    found = (had @ matrix).tocsc()
+    items = np.repeat(np.arange(found.shape[1]), np.diff(found.indptr))
+    users_N = torch.from_numpy(found.indices.astype(np.int64))
+    return users_N, torch.from_numpy(items), torch.from_numpy(found.data)
+
+
+def _sort_and_add(
+    neighbours: NeighbourTable, past: PastEvents, users: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add up on a GPU, segment by segment of sorted keys, so that every run has the same sums."""
     first_E = neighbours.offsets_I[past.rows_E]
     counts_E = neighbours.offsets_I[past.rows_E + 1] - first_E
     event_N = torch.repeat_interleave(counts_E)
@@ -79,14 +119,9 @@ def find_overlap(neighbours: NeighbourTable, past: PastEvents, users: int) -> Ov
     index_N = within_N - (counts_E.cumsum(0) - counts_E - first_E)[event_N]
     values_N = neighbours.weights_N[index_N] * past.weights_E[event_N]
     keys_N = neighbours.columns_N[index_N].long() * users + past.owners_E[event_N]
-    # Sorted and added segment by segment: the same sum on every run, on a GPU too.
     keys_N, order_N = keys_N.sort(stable=True)
     keys_N, repeats_N = torch.unique_consecutive(keys_N, return_counts=True)
     if not len(keys_N):
-        return Overlap(keys_N, keys_N, values_N)
+        return keys_N, keys_N, values_N
     summed_N = torch.segment_reduce(values_N[order_N], "sum", lengths=repeats_N)
-    return Overlap(
-        keys_N % users,
-        keys_N.div(users, rounding_mode="floor"),
-        torch.log1p(summed_N / OVERLAP_FLOOR),
-    )
+    return keys_N % users, keys_N.div(users, rounding_mode="floor"), summed_N

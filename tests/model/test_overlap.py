@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossrec.model import overlap
 from crossrec.model.fusion import OVERLAP_FLOOR
 from crossrec.model.overlap import NeighbourTable, Overlap, PastEvents, find_overlap
 
@@ -81,3 +82,18 @@ def test_overlap_equals_a_dense_product() -> None:
     torch.testing.assert_close(dense, torch.log1p(had @ matrix / OVERLAP_FLOOR))
     order = found.items_N * 9 + found.users_N
     assert (np.diff(order.numpy()) > 0).all()
+
+
+def test_overlap_on_a_gpu_adds_up_the_same() -> None:
+    draw = torch.Generator().manual_seed(18)
+    table, _ = random_table(draw, 200, 90)
+    owners, _ = torch.randint(30, (900,), generator=draw).sort()
+    events = PastEvents(
+        owners, torch.randint(200, (900,), generator=draw), torch.rand(900, generator=draw)
+    )
+    # The way of a GPU, which is the same arithmetic on a CPU.
+    users, items, summed = overlap._sort_and_add(table, events, 30)
+    found = find_overlap(table, events, 30)
+    assert torch.equal(found.users_N, users)
+    assert torch.equal(found.items_N, items)
+    torch.testing.assert_close(found.values_N, torch.log1p(summed / OVERLAP_FLOOR))
