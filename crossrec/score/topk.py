@@ -106,7 +106,8 @@ def _score_block(
         # Sorted by item: a block's pairs lie together, and no pair stands twice.
         ends = torch.tensor([start, stop], device=items_N.device)
         first, last = torch.searchsorted(items_N, ends).tolist()
-        scores_BC[users_N[first:last], items_N[first:last] - start] += values_N[first:last]
+        places_N = users_N[first:last] * (stop - start) + items_N[first:last] - start
+        scores_BC.put_(places_N, values_N[first:last], accumulate=True)
 
 
 def _best_of_block(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
