@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,8 @@ from crossrec import claims
 from crossrec.claims import swap_by_claims
 from crossrec.storage import Store
 from tests.proxy import Headers, proxy_to
+
+ROOT = Path(__file__).parents[1]
 
 
 def refuse_conditions(method: str, path: str, headers: Headers) -> str:
@@ -182,11 +186,9 @@ def test_lock_on_disk_goes_with_its_process(tmp_path: Path) -> None:
     """A child dies with the lock in its hands."""
     store = Store(str(tmp_path))
     store.write_bytes("x", b"1")
-    child = os.fork()
-    if not child:
-        from crossrec.disk import _locked
-
-        with _locked(store.full_path("x")):
-            os._exit(9)
-    os.waitpid(child, 0)
+    take = "from crossrec.disk import _locked; import os, sys"
+    die = "with _locked(sys.argv[1]): os._exit(9)"
+    # Not a fork, which would break the connections of the tests' Ray.
+    command = [sys.executable, "-c", f"{take}\n{die}", store.full_path("x")]
+    assert subprocess.run(command, cwd=ROOT, timeout=120).returncode == 9
     assert store.swap_bytes("x", b"1", b"2")
