@@ -91,8 +91,17 @@ def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
 
 def run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:
     """Learn, write the judged users' lists and the record last; return it."""
-    began = time.perf_counter()
+    # Put back, because Ray gives the process to other tasks, whose sums depend on it.
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    try:
+        return _run_system(job, system, threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:
+    began = time.perf_counter()
     files = []
     for bucket, domain, lists in _make_lists(job, system, threads):
         folder = f"{job.folder}/{system}/{domain_folder(domain)}"

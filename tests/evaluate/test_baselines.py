@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from crossrec.data.histories import Prepared
 from crossrec.evaluate.baselines import BASELINES, BaselineJob, run_baselines, run_system
@@ -57,7 +58,9 @@ def lists_of(store: Store, paths: list[str]) -> dict[tuple[str, str], list[str]]
 
 
 def run(job: BaselineJob, system: str) -> dict[tuple[str, str], list[str]]:
+    threads = torch.get_num_threads()
     record = run_system(job, system, threads=1)
+    assert torch.get_num_threads() == threads
     return lists_of(job.store, [file["path"] for file in record["files"]])
 
 
