@@ -3,11 +3,9 @@
 On demand also pairs/s beside RecTools' SASRec, and an incremental night beside the full one.
 """
 
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from crossrec.bench.data import (
     ensure_more_events,
     run_apart,
 )
-from crossrec.bench.environment import PEERS, ensure_peers
+from crossrec.bench.environment import run_peer
 from crossrec.bench.memory import MemoryPeak
 from crossrec.bench.prepare import OBJECT_STORE_BYTES
 from crossrec.config import Config
@@ -103,17 +101,7 @@ def _recommend(folder: Path, events: int, items: int, top_k: int) -> float:
     """Return the users/s of RecTools' SASRec, of the same width and depth, on one domain."""
     data = ensure_data(folder, events, items, DOMAINS[:1])
     settings = TRAIN_SETTINGS | {"epochs": 1, "recommend": top_k}
-    said = subprocess.run(
-        [
-            ensure_peers(),
-            PEERS / "sasrec.py",
-            json.dumps(settings | {"events": str(data / "events")}),
-        ],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    ).stdout
-    found = json.loads(said.splitlines()[-1])
+    found = run_peer("sasrec.py", settings | {"events": str(data / "events")})
     return float(found["users"] / found["recommend_seconds"])
 
 

@@ -1,14 +1,12 @@
 """Stage 4, its kernel: exact top-K, beside torch, faiss and implicit on the same vectors."""
 
-import json
 import os
 import statistics
-import subprocess
 import time
 from typing import Any
 
 from crossrec.bench.data import run_apart
-from crossrec.bench.environment import PEERS, ensure_peers
+from crossrec.bench.environment import ensure_peers, run_peer
 
 OURS = "crossrec top_k"
 
@@ -17,12 +15,10 @@ def bench_topk(items: int, queries: int, width: int, k: int, rounds: int) -> dic
     """Find the k best of random items for random queries, by turns; compare the seconds."""
     settings = {"items": items, "queries": queries, "width": width, "k": k}
     seconds: dict[str, list[float]] = {}
-    python = ensure_peers()
+    ensure_peers()
     for _ in range(rounds):
         found = {OURS: run_apart(_search_here, settings)}
-        command = [str(python), str(PEERS / "topk.py"), json.dumps(settings)]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        for name, spent in (found | json.loads(said.splitlines()[-1])).items():
+        for name, spent in (found | run_peer("topk.py", settings)).items():
             seconds.setdefault(name, []).append(spent)
     medians = {name: statistics.median(spent) for name, spent in seconds.items()}
     return {

@@ -1,17 +1,15 @@
 """Stage 2: histories/s of the sequence model, beside RecTools' SASRec of equal size."""
 
-import json
 import os
 import shutil
 import statistics
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from crossrec.bench.data import DOMAINS, ensure_data, run_apart
-from crossrec.bench.environment import PEERS, ensure_peers
+from crossrec.bench.environment import ensure_peers, run_peer
 from crossrec.bench.prepare import OBJECT_STORE_BYTES
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared
@@ -29,18 +27,11 @@ def bench_train(folder: Path, events: int, rounds: int, settings: dict[str, int]
     """
     data = ensure_data(folder, events, settings["items"], DOMAINS[:1])
     peer_settings = settings | {"events": str(data / "events")}
-    python = ensure_peers()
+    ensure_peers()
     speeds: dict[str, list[float]] = {"crossrec": [], "rectools_sasrec": []}
     for number in range(rounds):
         ours = run_apart(_train_here, data, folder / f"store-{number}", settings)
-        theirs = json.loads(
-            subprocess.run(
-                [python, PEERS / "sasrec.py", json.dumps(peer_settings)],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            ).stdout.splitlines()[-1]
-        )
+        theirs = run_peer("sasrec.py", peer_settings)
         for name, found in (("crossrec", ours), ("rectools_sasrec", theirs)):
             # The first epoch pays for starting threads and filling caches.
             speeds[name] += [found["histories"] / s for s in found["epoch_seconds"][1:]]

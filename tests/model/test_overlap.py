@@ -68,14 +68,18 @@ def random_table(draw: torch.Generator, items: int, columns: int) -> tuple[Neigh
     return NeighbourTable(offsets, places.int(), matrix[rows, places]), matrix
 
 
+def random_events(draw: torch.Generator, events: int, users: int, items: int) -> PastEvents:
+    owners, _ = torch.randint(users, (events,), generator=draw).sort()
+    rows = torch.randint(items, (events,), generator=draw)
+    return PastEvents(owners, rows, torch.rand(events, generator=draw))
+
+
 def test_overlap_equals_a_dense_product() -> None:
     draw = torch.Generator().manual_seed(17)
     table, matrix = random_table(draw, 40, 25)
-    owners, _ = torch.randint(9, (60,), generator=draw).sort()
-    events = PastEvents(
-        owners, torch.randint(40, (60,), generator=draw), torch.rand(60, generator=draw)
-    )
-    had = torch.zeros(9, 40).index_put_((owners, events.rows_E), events.weights_E, accumulate=True)
+    events = random_events(draw, 60, 9, 40)
+    pairs = events.owners_E, events.rows_E
+    had = torch.zeros(9, 40).index_put_(pairs, events.weights_E, accumulate=True)
     found = find_overlap(table, events, 9)
     dense = torch.zeros(9, 25)
     dense[found.users_N, found.items_N] = found.values_N
@@ -87,10 +91,7 @@ def test_overlap_equals_a_dense_product() -> None:
 def test_overlap_on_a_gpu_adds_up_the_same() -> None:
     draw = torch.Generator().manual_seed(18)
     table, _ = random_table(draw, 200, 90)
-    owners, _ = torch.randint(30, (900,), generator=draw).sort()
-    events = PastEvents(
-        owners, torch.randint(200, (900,), generator=draw), torch.rand(900, generator=draw)
-    )
+    events = random_events(draw, 900, 30, 200)
     # The way of a GPU, which is the same arithmetic on a CPU.
     users, items, summed = overlap._sort_and_add(table, events, 30)
     found = find_overlap(table, events, 30)
