@@ -74,16 +74,16 @@ def _remove(store: Store, run: str, used: set[str]) -> bool:
 
 
 def _stands_on(store: Store, run: str) -> set[str]:
-    """Return the runs that an incremental night stands on, and those that it has files of."""
-    found: set[str] = set()
-    for name in (RECORD, "manifest.json"):
-        try:
-            says = store.read_json(f"runs/{run}/{name}")
-        except MissingObject:
-            continue
-        found |= {says[key] for key in ("full", "previous") if key in says}
-        found |= {file["path"].split("/")[1] for file in says.get("files", ())}
-    return found - {run}
+    """Return the runs that an incremental night needs: the full one, and those it has files of."""
+    folder = f"runs/{run}"
+    try:
+        manifest = store.read_json(f"{folder}/manifest.json")
+    except MissingObject:
+        record = f"{folder}/{RECORD}"
+        # At work: it still takes lists over.
+        return set(store.read_json(record).values()) if store.exists(record) else set()
+    found = {str(file["path"]).split("/")[1] for file in manifest["files"]}
+    return (found | {str(manifest.get("full", run))}) - {run}
 
 
 def _references(store: Store, run: str) -> set[str]:

@@ -176,6 +176,17 @@ def test_runs_that_others_stand_on_or_have_files_of_stay(store: Store) -> None:
     assert remove_old_runs(store, current="wednesday", keep=1) == ["full", "monday", "tuesday"]
 
 
+def test_a_night_whose_lists_were_all_made_anew_may_go(store: Store) -> None:
+    for run_id in ("full", "monday", "tuesday"):
+        publish_run(store, run_id)
+    for run_id, previous in (("monday", "full"), ("tuesday", "monday")):
+        stands_on = {"full": "full", "previous": previous}
+        store.write_json(f"runs/{run_id}/increment.json", stands_on)
+        path = f"runs/{run_id}/manifest.json"
+        store.write_json(path, store.read_json(path) | stands_on)
+    assert remove_old_runs(store, current="tuesday", keep=1) == ["monday"]
+
+
 def test_run_scored_anew_after_a_crashed_removal_stays(store: Store) -> None:
     publish_run(store, "r1")
     publish_run(store, "r2")
