@@ -5,6 +5,7 @@ activity = activity_of(found, items=9)
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import torch
 from crossrec.data.itemstate import STATE_NAMES
 from crossrec.data.replay import Activity, Histories
 from crossrec.data.userstate import FEATURE_NAMES
-from crossrec.model.fusion import PARTS, Shortlists
+from crossrec.model.fusion import PARTS, Fusion, Shortlists
 
 Event = tuple[int, int]
 """Catalogue row and day."""
@@ -61,4 +62,30 @@ def shortlists(seed: int, lists: int, candidates: int, domains: int = 2) -> Shor
         torch.ones(lists, candidates, dtype=torch.bool),
         torch.randn(lists, len(FEATURE_NAMES) + 1, generator=draw),
         torch.eye(domains)[torch.randint(domains, (lists,), generator=draw)],
+        torch.arange(lists),
     )
+
+
+def random_fusion(seed: int, domains: int = 2) -> Fusion:
+    """Every weight is away from where it starts."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = Fusion(domains)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return made
+
+
+def fresh_fusion(domains: int = 2) -> Fusion:
+    with torch.random.fork_rng():
+        torch.manual_seed(17)
+        return Fusion(domains)
+
+
+def padded(lists: Shortlists, real: int) -> Shortlists:
+    """The lists with padding that looks better than any real candidate."""
+    parts, is_real = lists.parts_BSP.clone(), lists.is_real_BS.clone()
+    parts[:, real:] = 1_000
+    is_real[:, real:] = False
+    return replace(lists, parts_BSP=parts, is_real_BS=is_real)

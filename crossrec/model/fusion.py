@@ -6,15 +6,10 @@
 The parts compare a user with an item; b and c read the state of the item on that day, g and a that
 of the user (how active, how new and popular their taste). All but the neighbours is a product of a
 user's and an item's columns, so that exact top-K is a matrix product. At step 0 the gates are 1, a
-is 0, and the score is a mix set by hand; fine-tuning learns away from it.
+is 0, and the score is a mix set by hand; fine-tuning learns away from it (`train.fit`).
 
-It learns on shortlists of hard candidates at past moments, by a smooth NDCG: likelihood spends
-itself on the long tail and gives the top of the list away. What happens to be bought at a moment
-sways all of its lists at once, so the weights that read the state of items are held near the mix:
-data of a few months has too few moments to tell a trend from a whim.
-
-Tensor suffixes: B users, S or C items, P parts, F features of a user, G of an item, R rank, N
-chosen items, D domains.
+Tensor suffixes: B users, S or C items, P parts, F features of a user, G of an item, R rank, D
+domains.
 """
 
 from collections.abc import Collection, Sequence
@@ -54,23 +49,6 @@ HIDDEN = 16
 RANK = 8
 """Width of the networks, and of what user and item exchange. 900 weights in all: they learn from
 some thousand lists."""
-
-SCALE = 20.0
-"""Scores, which are of the size of cosines, count as apart where they differ by 1 / SCALE. On the
-groceries of README 10, 20, 40 and 100 gave NDCG@10 .091, .093, .087 and .083; ListNet's softmax
-.086."""
-
-MOST_CHOSEN = 12
-"""Chosen items of a list that count; the best ranked of more would hide the others anyway."""
-
-RIDGE, NET_RIDGE = 1.0, 0.1
-"""Penalty on the squared distance from the mix of the popularity weights, and on the squared
-weights of the last layers that read the state of items. On demo data of 110 days they took NDCG@10
-from .181 to .189, on groceries of 13 years they cost nothing."""
-
-EPOCHS = 15
-SEQUENCE_EPOCHS = 10
-LISTS_A_STEP = 256
 
 SEQUENCE_SPEED = 10.0
 """A cosine tells items apart less than the other parts do; at their speed its weight would end far
@@ -191,6 +169,7 @@ def _mlp(inputs: int, outputs: int) -> nn.Sequential:
 class Shortlists:
     """Hard candidates of users at past moments, and which of them each user chose next.
 
+    whose_B: number of the user, the same at all moments.
     parts_BSP: of PARTS. sequence_BS: cosine of query and item, zeros where there was no model.
     items_BSG: states. is_next_BS, is_real_BS: bool, what was chosen and what is no padding.
     users_BF: features. domain_BD: one-hot.
@@ -203,6 +182,7 @@ class Shortlists:
     is_real_BS: Tensor
     users_BF: Tensor
     domain_BD: Tensor
+    whose_B: Tensor
 
     def __len__(self) -> int:
         return len(self.users_BF)
@@ -227,74 +207,3 @@ def scores(fusion: Fusion, lists: Shortlists) -> Tensor:
     columns_BSR = fusion.item_side(lists.items_BSG.float())
     total_BS = total_BS + (columns_BSR * side.columns_BR.unsqueeze(1)).sum(-1)
     return total_BS.masked_fill(~lists.is_real_BS, -torch.inf)
-
-
-def loss(fusion: Fusion, lists: Shortlists) -> Tensor:
-    """Return minus the mean smooth NDCG of what was chosen next, each list counting once.
-
-    The rank of an item is 1 + the sum over the others of sigmoid(SCALE * (other - own score))
-    (ApproxNDCG, Qin, Liu and Li 2010, eq. 12 and 17).
-    """
-    # Not -inf: the difference of two of them is no number.
-    logits_BS = (scores(fusion, lists) * SCALE).clamp(min=-1e4)
-    most = min(MOST_CHOSEN, logits_BS.shape[1])
-    chosen_BN, places_BN = lists.is_next_BS.float().topk(most, dim=1)
-    own_BN = logits_BS.gather(1, places_BN)
-    ahead_BNS = torch.sigmoid(logits_BS.unsqueeze(1) - own_BN.unsqueeze(2))
-    # The item itself is there too, with sigmoid(0).
-    rank_BN = ahead_BNS.sum(2) + 0.5
-    discounts_N = torch.log2(torch.arange(2, most + 2, device=rank_BN.device))
-    ideal_N = (1 / discounts_N).cumsum(0)
-    ideal_B = ideal_N[chosen_BN.sum(1).long().clamp(min=1) - 1]
-    return -((chosen_BN / torch.log2(rank_BN + 1)).sum(1) / ideal_B).mean()
-
-
-def penalty(fusion: Fusion) -> Tensor:
-    """Return what holds the weights that read the state of items near the mix."""
-    moved = fusion.popularity - fusion.mix_popularity
-    last = [*fusion.item_bias.parameters(), *fusion.user_columns[-1].parameters()]
-    summed: Tensor = RIDGE * moved.square().sum()
-    return summed + NET_RIDGE * torch.stack([part.square().sum() for part in last]).sum()
-
-
-def fit(
-    fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int, epochs: int = EPOCHS
-) -> None:
-    """Learn all but the sequence's weight, from lists that need no model.
-
-    Args:
-        fusion: at step 0, or anywhere.
-        lists: every one with at least one item that was chosen.
-        learning_rate: at the start; falls to 0 along a line.
-        seed: of the order of lists.
-        epochs: passes over the lists.
-    """
-    learned = [p for name, p in fusion.named_parameters() if not name.startswith("sequence")]
-    fusion.fit_scale(lists.users_BF)
-    _descend(fusion, lists, learned, learning_rate, seed, epochs)
-
-
-def fit_sequence(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> None:
-    """Learn what the sequence and the others beside it count, from moments its model knows not."""
-    learned = [p for name, p in fusion.named_parameters() if name.startswith("sequence")]
-    _descend(fusion, lists, learned, learning_rate, seed, SEQUENCE_EPOCHS)
-
-
-def _descend(
-    fusion: Fusion,
-    lists: Shortlists,
-    learned: Sequence[nn.Parameter],
-    learning_rate: float,
-    seed: int,
-    epochs: int,
-) -> None:
-    optimizer = torch.optim.Adam(learned, learning_rate)
-    order = torch.Generator().manual_seed(seed)
-    steps = epochs * -(-len(lists) // LISTS_A_STEP)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(steps, 1))
-    for _ in range(epochs):
-        for index in torch.randperm(len(lists), generator=order).split(LISTS_A_STEP):
-            optimizer.zero_grad()
-            (loss(fusion, lists.take(index)) + penalty(fusion)).backward()
-            optimizer.step()
-            schedule.step()

@@ -25,11 +25,12 @@ from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Activity, Histories, load_activity, sample_histories
 from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import load_model, save_fusions
-from crossrec.model.fusion import SEQUENCE_SPEED, Fusion, Shortlists, fit, fit_sequence, join
+from crossrec.model.fusion import SEQUENCE_SPEED, Fusion, Shortlists, join
 from crossrec.model.objectives import Objective
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
 from crossrec.storage import Store
+from crossrec.train.fit import earn, fit, fit_sequence, keep_share
 from crossrec.train.link import describe_links, learn_link
 from crossrec.train.moments import GatherJob, Moment
 from crossrec.train.repeat import repeatable
@@ -106,13 +107,9 @@ def fuse(
     sequence = [lists for moment, lists in found if moment.with_sequence]
     base = _learn(step0, early, rate, seed)
     whole = copy.deepcopy(base)
+    facts: dict[str, Any] = {"moments": len(early), "lists": sum(map(len, early))}
     if sequence:
-        fit_sequence(whole, join(sequence), rate, seed)
-    facts: dict[str, Any] = {
-        "moments": len(early),
-        "lists": sum(map(len, early)),
-        "sequence_weight": round(SEQUENCE_SPEED * whole.sequence.item(), 4),
-    }
+        facts["sequence"] = _learn_sequence(whole, join(sequence), rate, seed)
     is_binary = Objective(train.objective).is_binary
     if is_binary:
         stop = min(plan.valid + plan.horizon, plan.holdout)
@@ -143,6 +140,20 @@ def _learn(step0: Fusion, lists: Sequence[Shortlists], rate: float, seed: int) -
     if lists and rate:
         fit(fusion, join(lists), rate, seed)
     return fusion
+
+
+def _learn_sequence(fusion: Fusion, lists: Shortlists, rate: float, seed: int) -> dict[str, float]:
+    """Give the sequence the weight that it earns; return what was found."""
+    earned = earn(fusion, lists, rate, seed)
+    fit_sequence(fusion, lists, rate, seed)
+    keep_share(fusion, earned.share)
+    found = {
+        "weight": SEQUENCE_SPEED * fusion.sequence.item(),
+        "share": earned.share,
+        "gain": earned.gain,
+        "error": earned.error,
+    }
+    return {name: round(value, 5) for name, value in found.items()}
 
 
 def _link(job: GatherJob, moment: Moment, fusion: Fusion) -> dict[str, dict[str, float]]:

@@ -70,11 +70,13 @@ class Moment:
 class Block:
     """Some users and all candidates of a domain at a moment.
 
-    index: of the domain. parts: of the score, (B, C) by name. states_CG: of the items. seen,
-    following: pairs of user and candidate, what the users had and what they did next.
+    index: of the domain. users: their numbers (B,) among the histories. parts: of the score, (B, C)
+    by name. states_CG: of the items. seen, following: pairs of user and candidate, what the users
+    had and what they did next.
     """
 
     index: int
+    users: np.ndarray
     state: UserState
     parts: Mapping[str, Tensor]
     states_CG: Tensor
@@ -119,14 +121,15 @@ def look_at(
         size = max(1, SCORES_A_BLOCK // max(stop - start, 1))
         for first in range(0, len(asked), size):
             chosen = np.zeros(len(histories.lengths), bool)
-            chosen[asked[first : first + size]] = True
+            whom = asked[first : first + size]
+            chosen[whom] = True
             part = select_users(known, chosen)
             state = user_state(model.recommender, items, part, events, job.bounds, moment.start)
             parts = _parts(state, items, tables, index, (start, stop), moment.with_sequence)
             next_ = inside & chosen[users]
             pairs = (place[users[next_]] - first, rows[next_].astype(np.int64) - start)
             seen = _seen(part, start, stop)
-            yield Block(index, state, parts, states_IG[start:stop], seen, pairs)
+            yield Block(index, whom, state, parts, states_IG[start:stop], seen, pairs)
 
 
 def _items(job: GatherJob, model: Model) -> ItemState:

@@ -17,7 +17,6 @@ from torch import Tensor
 from crossrec.data.itemstate import STATE_NAMES, EventStates
 from crossrec.data.replay import Activity, Histories
 from crossrec.model.fusion import PARTS, Shortlists, join
-from crossrec.model.inference import UserState
 from crossrec.train.moments import Block, GatherJob, Moment, look_at
 
 SHORTLIST = 320
@@ -57,7 +56,7 @@ def gather(
     Arguments as for `moments.look_at`.
     """
     blocks = look_at(job, moment, histories, activity, events)
-    found = [_describe(_shorten(block), block.state, block.index) for block in blocks]
+    found = [_describe(_shorten(block), block) for block in blocks]
     lists = join(found) if found else None
     if lists is None or not lists.is_next_BS.any():
         return None
@@ -126,9 +125,9 @@ def _merge(tops: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return columns_BS.clamp(min=0), torch.nn.functional.pad(is_real_BS, (0, missing))
 
 
-def _describe(short: _Shortened, state: UserState, index: int) -> Shortlists:
+def _describe(short: _Shortened, block: Block) -> Shortlists:
     """Put a block's candidates and users together; half precision is plenty for learning."""
-    features_BF, domain_BD = state.asked(index)
+    features_BF, domain_BD = block.state.asked(block.index)
     parts_BSP = torch.stack([short.parts[part] for part in PARTS], -1)
     sequence_BS = short.parts.get("sequence", torch.zeros_like(parts_BSP[..., 0]))
     return Shortlists(
@@ -139,4 +138,5 @@ def _describe(short: _Shortened, state: UserState, index: int) -> Shortlists:
         short.is_real_BS,
         features_BF,
         domain_BD,
+        torch.from_numpy(block.users),
     )

@@ -169,6 +169,7 @@ def as_learned(scorer: Scorer, system: str, domain: DomainRange) -> np.ndarray:
         torch.zeros_like(is_real),
         is_real,
         *users.asked(index),
+        torch.arange(len(sequence)),
     )
     return scores(scorer.fusions[system], lists).detach().numpy()
 

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,12 +87,17 @@ def store(tmp_path: Path) -> Store:
 Found = dict[str, dict[str, Fusion]]
 
 
+def told(lists: Shortlists) -> Shortlists:
+    """The lists with a sequence that says what is next."""
+    return replace(lists, sequence_BS=lists.sequence_BS + lists.is_next_BS.float())
+
+
 def fused(
     store: Store, monkeypatch: pytest.MonkeyPatch, seeds: dict[Moment, int], rate: float = 1e-3
 ) -> Found:
     """Fuse from random lists, one seed a moment; return the fusions by model."""
     lists: list[tuple[Moment, Shortlists]] = [
-        (moment, shortlists(seed, lists=20, candidates=6)) for moment, seed in seeds.items()
+        (moment, told(shortlists(seed, lists=20, candidates=30))) for moment, seed in seeds.items()
     ]
     monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
     monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: lists)
@@ -145,6 +151,14 @@ def test_fuse_adds_the_sequence_to_the_model_alone(
     assert all(torch.equal(one[name], other[name]) for name in learned)
     assert "sequence_beside" in learned
     assert one["sequence_beside"].any()
+
+
+def test_fuse_gives_no_weight_to_a_sequence_that_says_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.train.test_fuse.told", lambda lists: lists)
+    for fusions in fused(store, monkeypatch, SEEDS).values():
+        assert not differ(fusions["model"], fusions["without_sequence"])
 
 
 def test_fuse_again_gives_the_same_weights(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

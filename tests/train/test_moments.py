@@ -219,7 +219,15 @@ def test_gather_does_not_depend_on_users_who_do_nothing_new(job: GatherJob) -> N
         some(gather(job, MOMENT, part, activity, events))
         for part in (found, select_users(found, has))
     )
-    assert_same(one, other)
+    assert_same(one, other, but=["whose_B"])
+
+
+def test_gather_knows_a_user_again_at_another_moment(job: GatherJob) -> None:
+    ada, bob = [(0, 5), (4, 10), (1, 12)], [(1, 5), (3, 12)]
+    for moment, whose in ((MOMENT, [0, 1]), (replace(MOMENT, start=11), [0, 1])):
+        assert some(gathered(job, ada, bob, moment=moment)).whose_B.tolist() == whose
+    late = replace(MOMENT, start=12, stop=13)
+    assert some(gathered(job, ada[:2], bob, moment=late)).whose_B.tolist() == [1]
 
 
 def test_merge_takes_best_ranks_first_and_each_column_once() -> None:
