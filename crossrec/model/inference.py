@@ -103,6 +103,7 @@ def user_queries(
     histories: Histories,
     bounds: Sequence[tuple[int, int]],
     day: int,
+    with_sequence: bool = True,
 ) -> UserQueries:
     """Return what B users ask every domain for.
 
@@ -112,6 +113,7 @@ def user_queries(
         histories: B users; only events before `day` may be in it.
         bounds: (start, stop) of each domain's catalogue rows.
         day: the day that is predicted.
+        with_sequence: without it, what is learned is zero and costs nothing.
     """
     padded = pad(histories, recommender.settings.max_history)
     device = items.vectors_IW.device
@@ -120,10 +122,13 @@ def user_queries(
     known_BL = batch.rows_BL >= 0
     looked_up_BL = batch.rows_BL.clamp(min=0)
     users_B = torch.arange(len(lengths_B), device=device)
+    profile_BW = recent_mean(items.texts_IW[looked_up_BL], known_BL)[users_B, lengths_B]
+    if not with_sequence:
+        nothing_BDW = profile_BW.new_zeros(len(profile_BW), len(bounds), items.vectors_IW.shape[1])
+        return UserQueries(profile_BW, nothing_BDW, nothing_BDW.sum(2))
     history_BLW = items.vectors_IW[looked_up_BL]
     hidden_BW = recommender.encode(history_BLW, batch)[users_B, lengths_B]
     learned_BW = recent_mean(history_BLW, known_BL)[users_B, lengths_B]
-    profile_BW = recent_mean(items.texts_IW[looked_up_BL], known_BL)[users_B, lengths_B]
     elapsed_B = torch.where(lengths_B > 0, day - batch.days_BL[users_B, lengths_B], 0)
     found = [
         recommender.questions(hidden_BW, learned_BW, torch.full_like(users_B, domain), elapsed_B)
@@ -167,10 +172,11 @@ def user_state(
     states: EventStates,
     bounds: Sequence[tuple[int, int]],
     day: int,
+    with_sequence: bool = True,
 ) -> UserState:
     """Return the state of B users; arguments as in `user_queries`, `states` those of the input."""
     device = items.vectors_IW.device
-    asked = user_queries(recommender, items, histories, bounds, day)
+    asked = user_queries(recommender, items, histories, bounds, day, with_sequence)
     lasting = _newest(histories, LONG_EVENTS, LONG_DECAY, device)
     recent = _newest(histories, RECENT_EVENTS, RECENT_DECAY, device)
     users = len(histories.lengths)

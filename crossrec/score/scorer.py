@@ -112,9 +112,12 @@ class Scorer:
         """
         found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
         names = list(dict.fromkeys(name for _, name in wanted))
+        with_sequence = any(self._has_sequence(system) for system, _ in wanted)
         for start in range(0, len(histories.lengths), USERS_A_BATCH):
             part = slice_users(histories, start, start + USERS_A_BATCH)
-            users = user_state(self.recommender, self.state, part, self.events, self.bounds, day)
+            users = user_state(
+                self.recommender, self.state, part, self.events, self.bounds, day, with_sequence
+            )
             for name in names:
                 seen = self._seen(part, self.domains[self.index[name]])
                 tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
@@ -129,6 +132,12 @@ class Scorer:
                         best = best[0], self.fusions[system].published(best[1], index)
                     found[system, name].append((best[0].cpu(), best[1].cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
+
+    def _has_sequence(self, system: str) -> bool:
+        """Whether what the sequence says counts; on some data it earns no weight."""
+        if system != "model":
+            return False
+        return self.recommender.rating is not None or bool(self.fusions[system].sequence != 0)
 
     def _best(self, terms: Terms, name: str, k: int, new_places: int) -> tuple[Tensor, Tensor]:
         """Return the lists of a domain; the last places are for new items that have none yet."""
@@ -176,7 +185,7 @@ class Scorer:
             + weights_BP["text_domain"].unsqueeze(1) * users.domain_profile_BDW[:, index]
         )
         products = [(text_BW, texts_IW), (side.columns_BR, columns_IR)]
-        if system == "model":
+        if self._has_sequence(system):
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )

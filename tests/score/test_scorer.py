@@ -136,6 +136,19 @@ def test_lists_found_by_half_precision_have_exact_scores(monkeypatch: pytest.Mon
     assert (score_all(make_scorer(SHOP, VIDEO, halved=True))["model", "shop"].scores[0] >= 0).all()
 
 
+def test_a_sequence_that_earned_no_weight_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = make_scorer(SHOP, VIDEO)
+    with torch.no_grad():
+        scorer.fusions["model"].sequence.zero_()
+    monkeypatch.setattr(Scorer, "_has_sequence", lambda self, system: system == "model")
+    computed = score_all(scorer)
+    monkeypatch.undo()
+    monkeypatch.setattr(scorer.recommender, "encode", None)
+    for where, lists in score_all(scorer).items():
+        np.testing.assert_array_equal(lists.rows, computed[where].rows)
+        np.testing.assert_array_equal(lists.scores, computed[where].scores)
+
+
 def overlap_matrix(table: NeighbourTable, recent: PastEvents, items: int) -> torch.Tensor:
     """Every overlap (users, items) by a dense product."""
     matrix = torch.zeros(40, items)
