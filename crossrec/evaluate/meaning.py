@@ -1,0 +1,150 @@
+"""The part of the report that shows whether scores that have a unit keep what it promises.
+
+In: `ratings` or `calibration` of metrics.json, which are there under the objectives whose scores
+are ratings or probabilities. Out: a section, or None under the others.
+
+>>> meaning_section({}) is None
+True
+>>> errors = {"model": 0.7, "biases": 0.75, "domain_mean": 1.0}
+>>> ratings = {"all": {"events": 9, "rmse": errors, "mae": errors}, "domain": {}}
+>>> "All domains, 9 rated events" in meaning_section({"ratings": ratings})
+True
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from crossrec.evaluate.charts import grid
+from crossrec.evaluate.judged import Metrics
+from crossrec.evaluate.markup import (
+    Markup,
+    Rows,
+    count,
+    folded,
+    none,
+    note,
+    render,
+    share,
+    table,
+    tag,
+)
+from crossrec.evaluate.reliability import reliability
+
+MOST_DOMAINS = 10
+"""Domains drawn beside the chart of all; the tables have every one."""
+
+PREDICTORS = {
+    "model": "crossrec",
+    "biases": "user's and item's mean",
+    "domain_mean": "domain's mean",
+}
+
+
+def meaning_section(metrics: Metrics) -> Markup | None:
+    """Return the errors of predicted ratings, or how well probabilities are calibrated."""
+    if metrics.get("ratings"):
+        return _ratings(metrics["ratings"])
+    if metrics.get("calibration"):
+        return _calibration(metrics["calibration"])
+    return None
+
+
+def _places(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the figures of all domains together, then of each; the only domain stands alone."""
+    domains = list((found.get("domain") or {}).items())
+    whole = [("All domains", found["all"])] if found.get("all") and len(domains) != 1 else []
+    return whole + domains
+
+
+def _ratings(ratings: Mapping[str, Any]) -> Markup:
+    places = _places(ratings)
+    if not places:
+        return none("No event of the hold-out carries a rating.")
+    explained = (
+        "Scores are predicted ratings. Here they are beside those that users gave in the judged "
+        "days, in the ratings' own unit: the root of the mean squared error and the mean absolute "
+        "error, lower is better. Users choose what they rate; of other items this says nothing."
+    )
+    groups = []
+    for name, figures in places:
+        rows = [
+            [
+                tag("b", title) if key == "model" else title,
+                *(f"{figures[error][key]:.4f}" for error in ("rmse", "mae")),
+            ]
+            for key, title in PREDICTORS.items()
+        ]
+        events = figures["events"]
+        groups.append(Rows(f"{name}, {count(events)} rated event{'s' * (events != 1)}", rows))
+    caption = "Predicted ratings beside given ones"
+    return render([note(explained), table(caption, ["predicted by", ">RMSE", ">MAE"], groups)])
+
+
+def _calibration(calibration: Mapping[str, Any]) -> Markup:
+    places = _places(calibration["known_users"])
+    if not places:
+        return none("No list was written whose probabilities could be held against the hold-out.")
+    days, k = calibration["days"], calibration["top_k"]
+    explained = (
+        f"Scores are probabilities that the user has an event with the item in the next {days} "
+        f"day{'s' * (days != 1)}. Here is how often that was so, for the {k} best items of each of "
+        f"{count(calibration['users'])} users known before the judged days, whatever they did in "
+        "them. Bins hold about as many pairs of user and item each; on the dashed line as much "
+        "came true as was said. Both axes grow tenfold from line to line."
+    )
+    largest = sorted(places, key=lambda place: -place[1]["pairs"])[: MOST_DOMAINS + 1]
+    charts = [
+        reliability(name, figures["bins"], f"off by {share(figures['ece'], 1.0)}")
+        for name, figures in places
+        if (name, figures) in largest
+    ]
+    return render(
+        [
+            note(explained),
+            grid(charts),
+            _summary(calibration),
+            folded("Every bin", _bins(calibration)),
+        ]
+    )
+
+
+def _summary(calibration: Mapping[str, Any]) -> Markup:
+    """Return mean probability, frequency and error, of all users and of the judged lists."""
+    groups = []
+    for part, title in (
+        ("known_users", "All known users"),
+        ("judged_lists", "Judged lists: users who then did something new"),
+    ):
+        rows = [
+            [
+                name,
+                count(figures["pairs"]),
+                *(share(figures[key], 1.0) for key in ("predicted", "observed", "ece")),
+            ]
+            for name, figures in _places(calibration[part])
+        ]
+        groups.append(Rows(title, rows))
+    explained = (
+        "Off by: the expected calibration error, how far a bin's mean probability is from its "
+        "frequency, the mean over pairs. That a list's user did something new is known only "
+        "afterwards: of those, more comes true than was said of everybody."
+    )
+    head = ["domain", ">pairs", ">said", ">came true", ">off by"]
+    return render([table("Said and come true", head, groups), note(explained)])
+
+
+def _bins(calibration: Mapping[str, Any]) -> Markup:
+    groups = []
+    for name, figures in _places(calibration["known_users"]):
+        rows = [
+            [
+                f"{share(found['low'], 1.0)} to {share(found['high'], 1.0)}",
+                share(found["predicted"], 1.0),
+                share(found["observed"], 1.0),
+                count(found["pairs"]),
+            ]
+            for found in figures["bins"]
+        ]
+        groups.append(Rows(name, rows))
+    head = ["probability", ">said, mean", ">came true", ">pairs"]
+    return table("All known users, by probability", head, groups)
