@@ -11,7 +11,7 @@ True
 True
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crossrec.evaluate.charts import grid
@@ -39,6 +39,10 @@ PREDICTORS = {
     "domain_mean": "domain's mean",
 }
 
+FIGURES = ("pairs", "predicted", "observed", "ece", "bins")
+BIN = ("low", "high", "predicted", "observed", "pairs")
+"""What a place, and a bin of it, must have to be shown."""
+
 
 def meaning_section(metrics: Metrics) -> Markup | None:
     """Return the errors of predicted ratings, or how well probabilities are calibrated."""
@@ -49,54 +53,68 @@ def meaning_section(metrics: Metrics) -> Markup | None:
     return None
 
 
-def _places(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the figures of all domains together, then of each; the only domain stands alone."""
-    domains = list((found.get("domain") or {}).items())
-    whole = [("All domains", found["all"])] if found.get("all") and len(domains) != 1 else []
-    return whole + domains
+def _places(
+    found: Mapping[str, Any] | None, names: Sequence[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the figures of all domains together, then of each; the only domain stands alone.
+
+    Those without one of the names are left out.
+    """
+    domains = list(((found or {}).get("domain") or {}).items())
+    whole = [("All domains", (found or {}).get("all"))] if len(domains) != 1 else []
+    return [(place, figures) for place, figures in whole + domains if _has(figures, names)]
+
+
+def _has(figures: Mapping[str, Any] | None, names: Sequence[str]) -> bool:
+    return all((figures or {}).get(name) is not None for name in names)
 
 
 def _ratings(ratings: Mapping[str, Any]) -> Markup:
-    places = _places(ratings)
+    places = _places(ratings, ("events", "rmse", "mae"))
     if not places:
         return none("No event of the hold-out carries a rating.")
     explained = (
-        "Scores are predicted ratings. Here they are beside those that users gave in the judged "
-        "days, in the ratings' own unit: the root of the mean squared error and the mean absolute "
-        "error, lower is better. Users choose what they rate; of other items this says nothing."
+        "Scores are predicted ratings. Here they are beside those that users gave in the "
+        "hold-out, in the ratings' own unit: the root of the mean squared error and the mean "
+        "absolute error, lower is better. Users choose what they rate; of other items this says nothing."
     )
     groups = []
     for name, figures in places:
         rows = [
             [
                 tag("b", title) if key == "model" else title,
-                *(f"{figures[error][key]:.4f}" for error in ("rmse", "mae")),
+                *(
+                    f"{figures[error][key]:.4f}" if _has(figures[error], [key]) else "–"
+                    for error in ("rmse", "mae")
+                ),
             ]
             for key, title in PREDICTORS.items()
         ]
         events = figures["events"]
-        groups.append(Rows(f"{name}, {count(events)} rated event{'s' * (events != 1)}", rows))
+        groups.append(
+            Rows(f"{name}, {count(events)} rated event{'' if events == 1 else 's'}", rows)
+        )
     caption = "Predicted ratings beside given ones"
     return render([note(explained), table(caption, ["predicted by", ">RMSE", ">MAE"], groups)])
 
 
 def _calibration(calibration: Mapping[str, Any]) -> Markup:
-    places = _places(calibration["known_users"])
+    places = _places(calibration.get("known_users"), FIGURES)
     if not places:
         return none("No list was written whose probabilities could be held against the hold-out.")
-    days, k = calibration["days"], calibration["top_k"]
+    days, k, users = (calibration.get(name) or 0 for name in ("days", "top_k", "users"))
     explained = (
         f"Scores are probabilities that the user has an event with the item in the next {days} "
-        f"day{'s' * (days != 1)}. Here is how often that was so, for the {k} best items of each of "
-        f"{count(calibration['users'])} users known before the judged days, whatever they did in "
+        f"day{'' if days == 1 else 's'}. Here is how often that was so, for the {k} best items of each of "
+        f"{count(users)} users known before the judged days, whatever they did in "
         "them. Bins hold about as many pairs of user and item each; on the dashed line as much "
         "came true as was said. Both axes grow tenfold from line to line."
     )
     largest = sorted(places, key=lambda place: -place[1]["pairs"])[: MOST_DOMAINS + 1]
     charts = [
-        reliability(name, figures["bins"], f"off by {share(figures['ece'], 1.0)}")
+        reliability(name, bins, f"off by {share(figures['ece'], 1.0)}")
         for name, figures in places
-        if (name, figures) in largest
+        if (name, figures) in largest and (bins := _whole_bins(figures))
     ]
     return render(
         [
@@ -106,6 +124,10 @@ def _calibration(calibration: Mapping[str, Any]) -> Markup:
             folded("Every bin", _bins(calibration)),
         ]
     )
+
+
+def _whole_bins(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [found for found in figures["bins"] if _has(found, BIN)]
 
 
 def _summary(calibration: Mapping[str, Any]) -> Markup:
@@ -121,7 +143,7 @@ def _summary(calibration: Mapping[str, Any]) -> Markup:
                 count(figures["pairs"]),
                 *(share(figures[key], 1.0) for key in ("predicted", "observed", "ece")),
             ]
-            for name, figures in _places(calibration[part])
+            for name, figures in _places(calibration.get(part), FIGURES)
         ]
         groups.append(Rows(title, rows))
     explained = (
@@ -135,7 +157,7 @@ def _summary(calibration: Mapping[str, Any]) -> Markup:
 
 def _bins(calibration: Mapping[str, Any]) -> Markup:
     groups = []
-    for name, figures in _places(calibration["known_users"]):
+    for name, figures in _places(calibration.get("known_users"), FIGURES):
         rows = [
             [
                 f"{share(found['low'], 1.0)} to {share(found['high'], 1.0)}",
@@ -143,7 +165,7 @@ def _bins(calibration: Mapping[str, Any]) -> Markup:
                 share(found["observed"], 1.0),
                 count(found["pairs"]),
             ]
-            for found in figures["bins"]
+            for found in _whole_bins(figures)
         ]
         groups.append(Rows(name, rows))
     head = ["probability", ">said, mean", ">came true", ">pairs"]
