@@ -76,7 +76,8 @@ def _ratings(ratings: Mapping[str, Any]) -> Markup:
     explained = (
         "Scores are predicted ratings. Here they are beside those that users gave in the "
         "hold-out, in the ratings' own unit: the root of the mean squared error and the mean "
-        "absolute error, lower is better. Users choose what they rate; of other items this says nothing."
+        "absolute error, lower is better. Users choose what they rate; of other items this says "
+        "nothing."
     )
     groups = []
     for name, figures in places:
@@ -105,9 +106,9 @@ def _calibration(calibration: Mapping[str, Any]) -> Markup:
     days, k, users = (calibration.get(name) or 0 for name in ("days", "top_k", "users"))
     explained = (
         f"Scores are probabilities that the user has an event with the item in the next {days} "
-        f"day{'' if days == 1 else 's'}. Here is how often that was so, for the {k} best items of each of "
-        f"{count(users)} users known before the judged days, whatever they did in "
-        "them. Bins hold about as many pairs of user and item each; on the dashed line as much "
+        f"day{'' if days == 1 else 's'}. Here is how often that was so, for the {k} best items of "
+        f"each of {count(users)} users known before the judged days, whatever they did in them. "
+        "Bins hold about as many pairs of user and item each; on the dashed line as much "
         "came true as was said. Both axes grow tenfold from line to line."
     )
     largest = sorted(places, key=lambda place: -place[1]["pairs"])[: MOST_DOMAINS + 1]

@@ -15,15 +15,15 @@ from typing import Any
 from crossrec.evaluate.charts import WIDTH, figure, straight, trim
 from crossrec.evaluate.markup import Markup, count, share, tag
 
-LOWEST = -6
-"""Decade at which an axis ends at the latest: one in a million."""
+LOWEST = -5
+"""Decade at which an axis ends at the latest: one in a hundred thousand; below it is the edge."""
 
 
 def reliability(title: str, bins: Sequence[Mapping[str, Any]], note: str = "") -> Markup:
     """Return bins as points, what was said from left to right, how often it was so upwards.
 
     On the dashed diagonal as much came true as was said, above it more, below it less. A bin in
-    which nothing came true is a hollow square on the lower edge.
+    which nothing came true is a hollow square on the lower edge, through which no line goes.
 
     Args:
         title: what the figure is called.
@@ -50,7 +50,8 @@ def reliability(title: str, bins: Sequence[Mapping[str, Any]], note: str = "") -
     parts.append(tag("text", "said →", x=right, y=bottom + 34, class_="tick end"))
     parts.append(tag("path", d=f"M{left} {bottom}L{right} {top}", class_="series"))
     places = [place(found["predicted"], found["observed"]) for found in bins]
-    path = " ".join(f"{x:g},{y:g}" for x, y in places)
+    drawn = [point for point, found in zip(places, bins, strict=True) if found["observed"] > 0]
+    path = " ".join(f"{x:g},{y:g}" for x, y in drawn)
     parts.append(tag("polyline", points=path, class_="series model"))
     told = [told_of(found) for found in bins]
     for (x, y), found, tip in zip(places, bins, told, strict=True):

@@ -93,6 +93,6 @@ def test_a_single_domain_is_drawn_once(metrics: dict[str, Any]) -> None:
 
 
 def test_nothing_written_is_said_to_be_nothing(metrics: dict[str, Any]) -> None:
-    nothing = {"all": None, "domain": {}}
+    nothing: dict[str, Any] = {"all": None, "domain": {}}
     found = {"days": 14, "top_k": 50, "users": 0, "known_users": nothing, "judged_lists": nothing}
     assert "No list was written" in render_report(metrics | {"calibration": found}, [])
