@@ -109,7 +109,8 @@ def _calibration(calibration: Mapping[str, Any]) -> Markup:
         f"day{'' if days == 1 else 's'}. Here is how often that was so, for the {k} best items of "
         f"each of {count(users)} users known before the judged days, whatever they did in them. "
         "Bins hold about as many pairs of user and item each; on the dashed line as much "
-        "came true as was said. Both axes grow tenfold from line to line."
+        "came true as was said, and of a hollow square nothing did. Both axes grow tenfold from "
+        "line to line."
     )
     largest = sorted(places, key=lambda place: -place[1]["pairs"])[: MOST_DOMAINS + 1]
     charts = [

@@ -30,7 +30,7 @@ def reliability(title: str, bins: Sequence[Mapping[str, Any]], note: str = "") -
         bins: at least one.
         note: said beside the title.
     """
-    top, bottom, left, right = 22, 190, 46, WIDTH - 14
+    top, bottom, left, right = 22, 190, 52, WIDTH - 16
     low, high = _decades(bins)
 
     def place(said: float, came: float) -> tuple[float, float]:
