@@ -76,9 +76,7 @@ class BaselineJob:
 def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
     """Run the systems that have no record yet, on an initialised Ray; return all records."""
     missing = [name for name in BASELINES if not job.store.exists(job.record_path(name))]
-    # Of the largest node: a task that fits on none would wait for ever.
-    cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    threads = max(1, min(cpus, CPUS_A_TASK))
+    threads = task_threads()
     task = ray.remote(num_cpus=threads)(run_system)
     running = {task.remote(job, name, threads): name for name in missing}
     while running:
@@ -87,6 +85,13 @@ def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
             record = ray.get(done)
         log.info("evaluate: baseline %s, seconds %s", running.pop(done), record["seconds"])
     return {name: job.store.read_json(job.record_path(name)) for name in BASELINES}
+
+
+def task_threads() -> int:
+    """Return how many CPUs a task asks for, on an initialised Ray."""
+    # Of the largest node: a task that fits on none would wait for ever.
+    cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return max(1, min(cpus, CPUS_A_TASK))
 
 
 def run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:

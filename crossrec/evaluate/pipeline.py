@@ -3,6 +3,7 @@
 runs/<run_id>/holdout/domain=<d>/*.parquet              the model's lists
 runs/<run_id>/baselines/<system>/domain=<d>/*.parquet   the other systems' lists
 runs/<run_id>/sample.json                               users that a person may look at
+runs/<run_id>/calibration/domain=<d>/*.parquet          those of all users, under bce and gbce
 runs/<run_id>/metrics.json, report.html
 
 metrics = evaluate(config, store)
@@ -19,6 +20,7 @@ from crossrec.config import Config
 from crossrec.data.histories import open_prepared
 from crossrec.evaluate.baselines import BaselineJob, run_baselines
 from crossrec.evaluate.bootstrap import compare
+from crossrec.evaluate.calibration import judge_calibration
 from crossrec.evaluate.exposure import measure_exposure
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
 from crossrec.evaluate.judged import MODEL, PUBLISHED
@@ -29,9 +31,11 @@ from crossrec.evaluate.metrics import (
     measure_pairs,
     number_users,
 )
+from crossrec.evaluate.ratings import judge_ratings
 from crossrec.evaluate.report import render_report
 from crossrec.evaluate.sample import sample_users
 from crossrec.evaluate.truth import KnownItems
+from crossrec.model.checkpoint import load_fusions
 from crossrec.published import find_published
 from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, SCORES, USER_ID, domain_folder
@@ -71,6 +75,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             "protocol": config.evaluate.protocol,
             "holdout": _describe(truth, holdout),
             **judge_systems(store, truth, files, items),
+            **judge_scores(config, job, holdout, truth),
             "baselines": {name: {"seconds": record["seconds"]} for name, record in records.items()},
             "training": finetuned["training"]
             | {name: finetuned[name] for name in ("adapt", "fusion")},
@@ -86,6 +91,31 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         facts |= {"pairs": metrics["holdout"]["pairs"], "ndcg@10": best.get("ndcg@10")}
         facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": facts["seconds"]}
+
+
+def judge_scores(
+    config: Config, job: ScoreJob, holdout: Holdout, truth: pa.Table
+) -> dict[str, Any]:
+    """Return how true the scores are, where they have a unit of their own.
+
+    Args:
+        config: of the run.
+        job: that made the lists of the hold-out.
+        holdout: the hold-out.
+        truth: of the hold-out.
+
+    Returns:
+        ratings: what `judge_ratings` returns, of a model of ratings. calibration: what
+        `judge_calibration` returns, where scores are probabilities. Else nothing.
+    """
+    if job.store.read_json(f"{job.model}/config.json")["ratings"]:
+        return {"ratings": judge_ratings(job, holdout)}
+    # Without a link, as where nobody did anything new, scores are published as they are.
+    if (load_fusions(job.store, job.model)["model"].link_D2[:, 0] > 0).all():
+        folder = f"runs/{config.run_id}/calibration"
+        found = judge_calibration(job, holdout, truth, folder, config.score.num_actors)
+        return {"calibration": found}
+    return {}
 
 
 def run_lists(run: str, selected: str) -> Lists:

@@ -20,6 +20,7 @@ from crossrec.evaluate.gated import decision, gate_section
 from crossrec.evaluate.inputs import data_section, rejected
 from crossrec.evaluate.judged import Metrics
 from crossrec.evaluate.markup import Markup, count, tag
+from crossrec.evaluate.meaning import meaning_section
 from crossrec.evaluate.progress import training_section
 from crossrec.evaluate.quality import quality_section
 from crossrec.evaluate.shown import shown_section
@@ -141,6 +142,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("gate", "Which model serves", gate_section),
     ("transfer", "What other domains add", transfer_section),
     ("slices", "New items, new users", slices_section),
+    ("meaning", "What scores promise", meaning_section),
     ("study", "The longer study", study_section),
     ("training", "Training", training_section),
     ("shown", "What lists show", shown_section),

@@ -47,6 +47,27 @@ def fit_scale(head: RatingHead, histories: Histories, bounds: Sequence[tuple[int
             head.deviation_D[index] = float(own.std()) or 1.0
 
 
+def predict_ratings(
+    questions: tuple[Tensor, Tensor, Tensor],
+    users: np.ndarray,
+    rows: np.ndarray,
+    bounds: Sequence[tuple[int, int]],
+) -> np.ndarray:
+    """Return the ratings (N,) that users would give, as scoring predicts them.
+
+    Args:
+        questions: queries (B, D, W) and offsets (B, D) of users, vectors (I, W) of all items.
+        users: (N,) int64 places among the B users.
+        rows: (N,) catalogue rows.
+        bounds: (start, stop) of each domain's catalogue rows.
+    """
+    queries_BDW, offsets_BD, vectors_IW = (part.cpu() for part in questions)
+    domains = domain_of_rows(rows, bounds)
+    products_N = (queries_BDW[users, domains] * vectors_IW[rows]).sum(1)
+    found: np.ndarray = (products_N + offsets_BD[users, domains]).numpy()
+    return found
+
+
 class RatingLoss(NextEventLoss):
     """The recommender under the squared error of ratings, each over its domain's variance."""
 

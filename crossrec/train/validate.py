@@ -27,6 +27,7 @@ from crossrec.data.replay import (
     select_users,
 )
 from crossrec.model.inference import ItemState, domain_of_rows, user_queries
+from crossrec.model.rating import predict_ratings
 from crossrec.model.recommender import Recommender
 from crossrec.storage import Store
 
@@ -143,7 +144,9 @@ def judge_epoch(
         if recommender.rating is not None:
             bias_I = torch.zeros_like(bias_I)
         queries_UDW, offsets_UD = _all_queries(recommender, items, moment, bounds)
-        errors.append(_rating_errors(queries_UDW, offsets_UD, items, moment, bounds))
+        users, rows, ratings = moment.rated
+        questions = queries_UDW, offsets_UD, items.vectors_IW
+        errors.append(predict_ratings(questions, users, rows, bounds) - ratings)
         for index, (start, stop) in enumerate(bounds):
             measured_PM = _judge_domain(
                 queries_UDW[:, index],
@@ -160,22 +163,6 @@ def judge_epoch(
         squared = np.square(np.concatenate(errors))
         measures[RMSE] = float(np.sqrt(squared.sum() / max(len(squared), 1)))
     return measures
-
-
-def _rating_errors(
-    queries_UDW: Tensor,
-    offsets_UD: Tensor,
-    items: ItemState,
-    moment: Valid,
-    bounds: Sequence[tuple[int, int]],
-) -> np.ndarray:
-    """Return the difference of predicted and given ratings, (R,)."""
-    users, rows, ratings = moment.rated
-    domains = domain_of_rows(rows, bounds)
-    vectors_RW = items.vectors_IW.cpu()[rows]
-    predicted_R = (queries_UDW[users, domains] * vectors_RW).sum(1) + offsets_UD[users, domains]
-    found: np.ndarray = predicted_R.numpy() - ratings
-    return found
 
 
 def _judge_domain(

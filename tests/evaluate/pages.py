@@ -140,6 +140,50 @@ def small_sample() -> list[dict[str, Any]]:
     ]
 
 
+def small_ratings() -> dict[str, Any]:
+    """Errors of ratings in two domains."""
+
+    def errors(events: int, model: float) -> dict[str, Any]:
+        rmse = {"model": model, "biases": 0.8123, "domain_mean": 1.1}
+        mae = {"model": 0.5501, "biases": 0.6, "domain_mean": 0.9}
+        return {"events": events, "rmse": rmse, "mae": mae}
+
+    domains = {"shop": errors(1000, 0.72), "video": errors(234, 0.78)}
+    return {"all": errors(1234, 0.7312), "domain": domains}
+
+
+def small_calibration() -> dict[str, Any]:
+    """Probabilities of .002 and .1, of which in the shop none and half came true."""
+
+    def figures(pairs: int, bins: list[tuple[float, float]]) -> dict[str, Any]:
+        said, came = ([part[n] for part in bins] for n in (0, 1))
+        errors = [abs(part[0] - part[1]) for part in bins]
+        names = ("low", "high", "predicted", "observed")
+        return {
+            "pairs": pairs,
+            "predicted": sum(said) / len(bins),
+            "observed": sum(came) / len(bins),
+            "ece": sum(errors) / len(bins),
+            "bins": [
+                dict(zip(names, (p / 2, 2 * p, p, rate), strict=True))
+                | {"pairs": pairs // len(bins)}
+                for p, rate in bins
+            ],
+        }
+
+    def part(pairs: int) -> dict[str, Any]:
+        return {
+            "all": figures(2 * pairs, [(0.002, 0.001), (0.1, 0.08)]),
+            "domain": {
+                "shop": figures(pairs, [(0.002, 0.0), (0.1, 0.05)]),
+                "video": figures(pairs, [(0.002, 0.002), (0.1, 0.11)]),
+            },
+        }
+
+    found = {"days": 14, "top_k": 50, "users": 40}
+    return found | {"known_users": part(4000), "judged_lists": part(2000)}
+
+
 LEVELS = {
     # NDCG@10 of all lists, and on new items; seconds of a baseline
     "model": (0.0813, 0.0210, None),
@@ -265,6 +309,7 @@ def whole_metrics() -> dict[str, Any]:
         "comparison_cold_item": {"untrained_backbone": compared(0.0149, 0.0031, 0.0268)},
         "baselines": {name: {"seconds": s} for name, (_, _, s) in LEVELS.items() if s is not None},
         "study": whole_study(),
+        "calibration": small_calibration(),
         "data": small["data"]
         | {
             "domains": domains,

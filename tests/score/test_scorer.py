@@ -14,6 +14,7 @@ from crossrec.data.replay import Histories, select_users
 from crossrec.model.fusion import OVERLAP_FLOOR, Fusion, Shortlists, scores
 from crossrec.model.inference import item_state, user_queries, user_state
 from crossrec.model.overlap import NeighbourTable, PastEvents
+from crossrec.model.rating import predict_ratings
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score import scorer as scorer_module
@@ -368,4 +369,9 @@ def test_a_model_of_ratings_scores_by_the_rating_alone() -> None:
     expected = asked.queries_BDW[:, 1] @ scorer.state.vectors_IW[12:].T + asked.offsets_BD[:, 1:]
     found = expected.gather(1, torch.from_numpy(lists.rows)).detach().numpy()
     np.testing.assert_allclose(lists.scores, found, rtol=1e-5)
+    # What validation and hold-out judge is what is published.
+    questions = asked.queries_BDW, asked.offsets_BD, scorer.state.vectors_IW
+    users = np.repeat(np.arange(len(lists.rows)), lists.rows.shape[1])
+    judged = predict_ratings(questions, users, 12 + lists.rows.ravel(), scorer.bounds)
+    np.testing.assert_allclose(lists.scores.ravel(), judged, rtol=1e-5)
     assert abs(lists.scores.mean() - 7) < 2

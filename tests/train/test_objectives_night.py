@@ -39,6 +39,15 @@ def night_of(objective: str, root: str, backbone: str) -> Night:
     return Night(config, store, nightly(config, store), events, demo.items)
 
 
+def cut(night: Night) -> tuple[pa.Table, pa.Table]:
+    """Return the events before the hold-out, and those in it of users who had one before."""
+    start = np.datetime64(night.read_json("metrics.json")["holdout"]["start"], "us")
+    began = pa.scalar(start.astype(np.int64).item(), pa.timestamp("us", tz="UTC"))
+    is_early = pc.less(night.events["timestamp"], began)
+    early, later = night.events.filter(is_early), night.events.filter(pc.invert(is_early))
+    return early, later.filter(pc.is_in(later["user_id"], early["user_id"].unique()))
+
+
 def test_a_night_of_ratings_publishes_predicted_ratings(
     ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str
 ) -> None:
@@ -55,6 +64,33 @@ def test_a_night_of_ratings_publishes_predicted_ratings(
         assert all(found == sorted(found, reverse=True) for found in lists)
         first = np.array([found[0] for found in lists])
         assert MEAN < first.mean() < MEAN + 6 * DEVIATION
+    judge_ratings_of(night)
+
+
+def judge_ratings_of(night: Night) -> None:
+    """Hold the errors in metrics.json against the events themselves."""
+    found = night.read_json("metrics.json")["ratings"]
+    early, later = cut(night)
+    assert found["all"]["events"] == len(later) > 300
+    squares = []
+    for domain in DEMO.domains:
+        known, given = (
+            part.filter(pc.equal(part["domain"], domain))["rating"].to_numpy()
+            for part in (early, later)
+        )
+        errors = given - known.mean()
+        figures = found["domain"][domain]
+        assert figures["events"] == len(given)
+        assert figures["rmse"]["domain_mean"] == pytest.approx((errors**2).mean() ** 0.5, abs=1e-4)
+        assert figures["mae"]["domain_mean"] == pytest.approx(abs(errors).mean(), abs=1e-4)
+        squares.append(figures["events"] * figures["rmse"]["model"] ** 2)
+    rmse = found["all"]["rmse"]
+    assert rmse["model"] == pytest.approx((sum(squares) / len(later)) ** 0.5, abs=1e-4)
+    # Ratings are levels of users and items, and nothing else.
+    assert rmse["biases"] < 0.5 * rmse["domain_mean"]
+    assert rmse["model"] < 0.9 * rmse["domain_mean"]
+    report = night.store.read_bytes(f"runs/{night.config.run_id}/report.html").decode()
+    assert f"All domains, {len(later):,} rated events" in report
 
 
 def test_a_night_of_gbce_publishes_probabilities(
@@ -73,3 +109,29 @@ def test_a_night_of_gbce_publishes_probabilities(
         assert 0 < scores.min() <= scores.max() < 1
         # A fortnight's events of a user are few; so are those that a list of 20 can hope for.
         assert 1e-4 < scores.mean() < 0.5
+    judge_calibration_of(night)
+
+
+def judge_calibration_of(night: Night) -> None:
+    """Hold the calibration in metrics.json against the events and the lists that were judged."""
+    metrics = night.read_json("metrics.json")
+    found, early = metrics["calibration"], cut(night)[0]
+    users = len(early["user_id"].unique())
+    everybody, judged = (found[part]["all"] for part in ("known_users", "judged_lists"))
+    assert (found["users"], found["days"]) == (users, night.config.evaluate.holdout_days)
+    # Every list is full.
+    assert everybody["pairs"] == users * len(DEMO.domains) * found["top_k"]
+    assert judged["pairs"] == metrics["holdout"]["users"] * len(DEMO.domains) * found["top_k"]
+    assert judged["pairs"] < everybody["pairs"]
+    # Who does nothing new makes nothing come true.
+    hits = round(everybody["observed"] * everybody["pairs"])
+    assert hits == round(judged["observed"] * judged["pairs"]) > 100
+    # What is said is said of everybody; of those who did something new, more came true.
+    assert 0.5 < everybody["predicted"] / everybody["observed"] < 2
+    assert everybody["ece"] < 0.6 * judged["ece"]
+    for part in (everybody, *found["known_users"]["domain"].values()):
+        assert sum(found["pairs"] for found in part["bins"]) == part["pairs"]
+        assert part["bins"][-1]["observed"] > part["bins"][0]["observed"]
+    assert set(found["known_users"]["domain"]) == set(DEMO.domains)
+    report = night.store.read_bytes(f"runs/{night.config.run_id}/report.html").decode()
+    assert "What scores promise" in report
