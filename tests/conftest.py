@@ -139,7 +139,7 @@ def ray_cluster(s3_store_options: dict[str, Any]) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def joined(ray_cluster: None) -> dict[str, str]:
     """The variable with which a job joins the Ray of this session."""
     import ray
