@@ -34,6 +34,9 @@ LOST_S = 900.0
 
 RUN_ID = "RUN_ID"
 
+ENDS = ("Complete", "Failed", "ValidationFailed")
+"""What a RayJob's jobDeploymentStatus does not leave again."""
+
 
 class RayJobs:
     """The RayJobs of the service account's namespace."""
@@ -91,27 +94,23 @@ def follow(jobs: RayJobs, name: str) -> int:
     while True:
         try:
             status = jobs.read(name)
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403, 404):
-                return _fail(f"rayjob {name}: the API server answers {error.code} {error.reason}")
-            status = None
-        except OSError:
-            status = None
-        if status is None:
+        except OSError as error:
+            # Of its subclass HTTPError these answers stay what they are; what else it says passes.
+            if getattr(error, "code", None) in (401, 403, 404):
+                return _fail(f"rayjob {name}: the API server says {error}")
             if time.monotonic() - seen > LOST_S:
-                return _fail(f"rayjob {name}: no answer of the API server for {LOST_S:.0f} s")
+                return _fail(f"rayjob {name}: no answer for {LOST_S:.0f} s: {error}")
         else:
             seen = time.monotonic()
             stage = status.get("jobDeploymentStatus") or "New"
             if stage != said:
                 said = stage
                 print(f"rayjob {name}: {stage}", flush=True)
-            if stage == "Complete":
-                if status.get("jobStatus") == "SUCCEEDED":
-                    return 0
-                return _fail(f"rayjob {name}: the job is {status.get('jobStatus')}")
-            if stage in ("Failed", "ValidationFailed"):
-                return _fail(f"rayjob {name}: {status.get('reason')}: {status.get('message')}")
+            if stage == "Complete" and status.get("jobStatus") == "SUCCEEDED":
+                return 0
+            if stage in ENDS:
+                facts = (status.get(fact) for fact in ("jobStatus", "reason", "message"))
+                return _fail(f"rayjob {name}: {stage}: {', '.join(str(x) for x in facts if x)}")
         time.sleep(PAUSE_S)
 
 
