@@ -127,8 +127,10 @@ class Guarded:
         self._enforce_after("0")
 
     def _enforce_after(self, requests: str) -> None:
+        # Without a type moto reads it as a form, and finds nothing.
+        headers = {"Content-Type": "text/plain"}
         request = urllib.request.Request(
-            f"{self.url}/moto-api/reset-auth", data=requests.encode(), method="POST"
+            f"{self.url}/moto-api/reset-auth", requests.encode(), headers, method="POST"
         )
         urllib.request.urlopen(request, timeout=10).close()
 
