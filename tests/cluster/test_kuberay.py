@@ -107,6 +107,17 @@ def test_object_store_fits_in_shm_and_shm_in_memory(node: str) -> None:
     assert store < size(shm["sizeLimit"]) < memory / 2
 
 
+@pytest.mark.parametrize("node", ["head", "gpu"])
+def test_scratch_is_bounded_and_tmp_ray_is_left_to_kuberay(node: str) -> None:
+    """Its autoscaler container mounts a volume of KubeRay's own there, which it adds unless taken."""
+    template = pods(rayjob_spec())[node]
+    mounts = {m["mountPath"]: m["name"] for m in container(template)["volumeMounts"]}
+    assert set(mounts) == {"/dev/shm", "/tmp"}
+    volumes = {volume["name"]: volume["emptyDir"] for volume in template["spec"]["volumes"]}
+    assert size(volumes[mounts["/tmp"]]["sizeLimit"]) > 0
+    assert "ray-logs" not in volumes
+
+
 @pytest.mark.parametrize("pod", ["head", "gpu", "submitter"])
 def test_pods_are_what_a_restricted_namespace_admits(pod: str) -> None:
     template = pods(rayjob_spec())[pod]

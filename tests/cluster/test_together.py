@@ -2,7 +2,10 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -109,6 +112,18 @@ def test_run_is_named_by_the_date_wherever_a_date_is_at_hand() -> None:
     submits += [command for command in readme_commands() if " ray job submit" in command]
     assert len(submits) == 2
     assert all("run_id=$night" in command for command in submits)
+
+
+def test_one_command_puts_in_the_user_s_own_names(tmp_path: Path) -> None:
+    shutil.copytree(CLUSTER, tmp_path / "cluster")
+    (command,) = (command for command in readme_commands() if command.startswith("sed -i 's,"))
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    changed = [path for kind in ("yaml", "json") for path in tmp_path.rglob(f"*.{kind}")]
+    assert len(changed) >= 8
+    for path in changed:
+        assert not re.search(r"example|123456789012", path.read_text()), path.name
+    job = (tmp_path / "cluster/kuberay/rayjob.yaml").read_text()
+    assert "data.events=s3://LAKE/events data.items=s3://LAKE/items" in job
 
 
 def ray_commands() -> list[list[str]]:
