@@ -109,7 +109,7 @@ def test_object_store_fits_in_shm_and_shm_in_memory(node: str) -> None:
 
 @pytest.mark.parametrize("node", ["head", "gpu"])
 def test_scratch_is_bounded_and_tmp_ray_is_left_to_kuberay(node: str) -> None:
-    """Its autoscaler container mounts a volume of KubeRay's own there, which it adds unless taken."""
+    """The autoscaler container mounts what KubeRay adds there, unless the place is taken."""
     template = pods(rayjob_spec())[node]
     mounts = {m["mountPath"]: m["name"] for m in container(template)["volumeMounts"]}
     assert set(mounts) == {"/dev/shm", "/tmp"}
