@@ -47,7 +47,7 @@ def test_ray_is_the_locked_one_everywhere() -> None:
 
 
 def test_torch_in_the_readme_is_the_locked_one() -> None:
-    assert set(re.findall(r"torch (\d[\d.]*\d)", read("README.md"))) == {pin("torch")}
+    assert set(re.findall(r"torch(?: |==)(\d[\d.]*\d)", read("README.md"))) == {pin("torch")}
 
 
 def test_kuberay_is_one_version() -> None:
