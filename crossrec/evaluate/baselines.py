@@ -31,6 +31,7 @@ from crossrec.data.replay import (
 )
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.collaborative import Fit, fit_als, fit_item_knn, learn, serve
+from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import ITEM_ID, bucket_name, domain_folder
 from crossrec.score.scorer import to_table
@@ -76,9 +77,7 @@ class BaselineJob:
 def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
     """Run the systems that have no record yet, on an initialised Ray; return all records."""
     missing = [name for name in BASELINES if not job.store.exists(job.record_path(name))]
-    # Of the largest node: a task that fits on none would wait for ever.
-    cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    threads = max(1, min(cpus, CPUS_A_TASK))
+    threads = min(largest_node_cpus(), CPUS_A_TASK)
     task = ray.remote(num_cpus=threads)(run_system)
     running = {task.remote(job, name, threads): name for name in missing}
     while running:
