@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from crossrec.config_nightly import GateConfig, NightlyConfig
 from crossrec.config_training import ModelConfig, Section, Share, TrainConfig
 from crossrec.config_tune import TuneConfig
 
@@ -21,7 +22,9 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluateConfig",
+    "GateConfig",
     "ModelConfig",
+    "NightlyConfig",
     "PublishConfig",
     "ScoreConfig",
     "StorageConfig",
@@ -204,6 +207,8 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     publish: PublishConfig = Field(default_factory=PublishConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    nightly: NightlyConfig = Field(default_factory=NightlyConfig)
     tune: TuneConfig = Field(default_factory=TuneConfig)
 
     @model_validator(mode="after")

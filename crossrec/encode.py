@@ -14,6 +14,7 @@ the two cosines; what an item does not have is zero.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
@@ -42,6 +43,12 @@ KEY = "text_hash"
 
 TEXTS_A_PART = 2_048
 """Texts a unit of work and cache file: about 10 s of MiniLM on a core, 3 MB."""
+
+ITEMS_AT_ONCE = 4_000_000
+"""Items whose texts are in memory together; a larger domain is alone."""
+
+TEXTS_A_CHUNK = 65_536
+"""Texts that are Python strings at once."""
 
 TEXTS_AN_ACTOR = 8_192
 """New texts for which another actor is worth its start (10 s of CPU)."""
@@ -105,23 +112,49 @@ def _encode_domains(
     folder: str,
     missing: list[DomainRange],
 ) -> None:
-    texts = {domain.name: _hashed_texts(store, prepared, domain.name) for domain in missing}
-    wanted = pl.concat(list(texts.values())).drop_nulls(KEY).unique(KEY, maintain_order=True)
-    new = wanted.join(cached_hashes(store, cache, KEY), on=KEY, how="anti")
-    if len(new):
-        _encode(new, source, cache)
-    log.info("encode: %s of %s texts are new", f"{len(new):,}", f"{len(wanted):,}")
-    width = cached_width(store, cache) or source.load().width
-    for name, hashed in texts.items():
-        with new_matrix(store, matrix_path(folder, name), (len(hashed), width)) as matrix:
-            assemble(store, cache, hashed.select(KEY), matrix)
+    for group in _groups(missing):
+        texts = {domain.name: _hashed_texts(store, prepared, domain.name) for domain in group}
+        wanted = pl.concat(list(texts.values())).drop_nulls(KEY).unique(KEY, maintain_order=True)
+        new = wanted.join(cached_hashes(store, cache, KEY), on=KEY, how="anti")
+        if len(new):
+            _encode(new, source, cache)
+        log.info("encode: %s of %s texts are new", f"{len(new):,}", f"{len(wanted):,}")
+        width = cached_width(store, cache) or source.load().width
+        for name, hashed in texts.items():
+            with new_matrix(store, matrix_path(folder, name), (len(hashed), width)) as matrix:
+                assemble(store, cache, hashed.select(KEY), matrix)
+
+
+def _groups(domains: Sequence[DomainRange]) -> list[list[DomainRange]]:
+    """Return domains whose texts are in memory together: few starts of actors, bounded memory."""
+    groups: list[list[DomainRange]] = []
+    items = 0
+    for domain in domains:
+        size = domain.stop - domain.start
+        if not groups or items + size > ITEMS_AT_ONCE:
+            groups.append([])
+            items = 0
+        groups[-1].append(domain)
+        items += size
+    return groups
 
 
 def _hashed_texts(store: Store, prepared: Prepared, domain: str) -> pl.DataFrame:
     """Return the text of each item and its hash; null where there is no text."""
-    texts = read_catalogue(store, prepared, domain)["text"].to_pylist()
-    hashes = [hashlib.sha256(text.encode()).hexdigest()[:32] if text else None for text in texts]
-    return pl.DataFrame({KEY: hashes, "text": texts}, schema={KEY: pl.String, "text": pl.String})
+    texts = read_catalogue(store, prepared, domain, ["text"])["text"]
+    hashes = pa.chunked_array(
+        [
+            pa.array(map(_hash, chunk.slice(start, TEXTS_A_CHUNK).to_pylist()), pa.string())
+            for chunk in texts.chunks
+            for start in range(0, len(chunk), TEXTS_A_CHUNK)
+        ],
+        pa.string(),
+    )
+    return pl.DataFrame(pl.from_arrow(pa.table({KEY: hashes, "text": texts})))
+
+
+def _hash(text: str) -> str | None:
+    return hashlib.sha256(text.encode()).hexdigest()[:32] if text else None
 
 
 def _encode(new: pl.DataFrame, source: BackboneSource, cache: str) -> None:

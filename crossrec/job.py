@@ -25,6 +25,9 @@ from crossrec.configfile import load_config
 from crossrec.errors import UserError
 from crossrec.runlog import log, print_summary, start_logging
 
+ALERT = 3
+"""Exit status of a job that is done, but not as it should be: its summary says `alert`."""
+
 LOGICAL_CPUS = 4
 """At least so many on one machine: Ray Data streams beside workers that hold CPUs, and needs some
 of its own."""
@@ -61,7 +64,7 @@ OWN_RAY_ENVIRONMENT = {
 
 
 def run_job(doc: str | None, function: str, check: str | None = None) -> NoReturn:
-    """Run a stage, print its JSON summary as the last line of stdout, and exit 0, 1 or 2.
+    """Run a stage, print its JSON summary as the last line of stdout, and exit 0 to 3.
 
     Args:
         doc: what --help says.
@@ -75,7 +78,8 @@ def run_job(doc: str | None, function: str, check: str | None = None) -> NoRetur
         config = load_config(arguments.config, arguments.overrides)
         if check is not None:
             _find(check)(config)
-        print_summary(_run(config, function))
+        summary = _run(config, function)
+        print_summary(summary)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues", 1)
     except Exception as error:
@@ -86,7 +90,7 @@ def run_job(doc: str | None, function: str, check: str | None = None) -> NoRetur
         _fail(
             f"{type(error).__name__}: {error}".splitlines()[0] + "; the same command continues", 1
         )
-    sys.exit(0)
+    sys.exit(ALERT if summary.get("alert") else 0)
 
 
 def _parse(doc: str | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The night: prepare, finetune, evaluate, score and publish, one after the other.
+"""The night: prepare, finetune, evaluate, gate, score and publish, one after the other.
 
 Each stage finds what is done already, so that the same command continues a night that died.
 """
@@ -8,6 +8,7 @@ from typing import Any
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
 from crossrec.evaluate.pipeline import evaluate
+from crossrec.gate import gate
 from crossrec.increment import Increment, find_increment
 from crossrec.model.source import BackboneSource
 from crossrec.publish import publish
@@ -16,6 +17,7 @@ from crossrec.storage import Store
 from crossrec.study.pipeline import study
 from crossrec.train.adapt import check_adapt
 from crossrec.train.launch import finetune
+from crossrec.train.rest import rest
 from crossrec.train.tracking import check_tracking
 
 
@@ -28,17 +30,20 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     check_adapt(config, store)
     check_tracking(config.train.tracking)
     prepared = prepare(config, store)
+    rest(config, store)
     finetuned = finetune(config, store)
     metrics = evaluate(config, store)
+    passed = gate(config, store)
     scored = score(config, store)
     published = publish(config, store)
     if config.evaluate.study:
         # Last: nobody's lists wait for it.
-        metrics = study(config, store, metrics)
+        metrics = study(config, store, metrics | {"gate": passed})
     stages = {
         "prepare": prepared,
         "finetune": finetuned,
         "evaluate": metrics,
+        "gate": passed,
         "score": scored,
         "publish": published,
     }
@@ -47,7 +52,9 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
         "scores": store.uri(f"{run}/scores"),
         "report": store.uri(f"{run}/report.html"),
         "metrics": store.uri(f"{run}/metrics.json"),
-        "model": store.uri(finetuned["model"]),
+        "model": store.uri(passed["keeps"] or finetuned["model"]),
+        "gate": {name: passed[name] for name in ("decision", "reasons", "published")},
+        "alert": passed["alert"],
         "users": scored["users"],
         "pairs": scored["pairs"],
         "files": published["files"],

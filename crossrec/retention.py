@@ -74,7 +74,11 @@ def _remove(store: Store, run: str, used: set[str]) -> bool:
 
 
 def _stands_on(store: Store, run: str) -> set[str]:
-    """Return the runs that an incremental night needs: the full one, and those it has files of."""
+    """Return the runs that a run needs.
+
+    Of a publication the one that trained its model, which later ones are compared with; of an
+    incremental one the full night too, and those it has files of.
+    """
     folder = f"runs/{run}"
     try:
         manifest = store.read_json(f"{folder}/manifest.json")
@@ -83,7 +87,17 @@ def _stands_on(store: Store, run: str) -> set[str]:
         # At work: it still takes lists over.
         return set(store.read_json(record).values()) if store.exists(record) else set()
     found = {str(file["path"]).split("/")[1] for file in manifest["files"]}
-    return (found | {str(manifest.get("full", run))}) - {run}
+    found |= {str(manifest.get("full", run)), *_trained_by(store, manifest)}
+    return found - {run}
+
+
+def _trained_by(store: Store, manifest: dict[str, Any]) -> set[str]:
+    try:
+        model = str(manifest["model"]).removeprefix("models/")
+        facts = store.read_json(f"models/{model}/config.json")["facts"]
+    except (MissingObject, KeyError):
+        return set()
+    return {str(facts["run_id"])} if "run_id" in facts else set()
 
 
 def _references(store: Store, run: str) -> set[str]:

@@ -54,6 +54,9 @@ def histories_schema(values: Collection[str] = ()) -> pa.Schema:
     return pa.schema([*HISTORIES, *fields])
 
 
+ITEM_KEY = (DOMAIN, ITEM_ID)
+"""Ids of items may be the same in two domains."""
+
 CATALOGUE = pa.schema(
     [
         pa.field(DOMAIN, pa.string(), nullable=False),

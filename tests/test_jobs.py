@@ -12,7 +12,7 @@ import yaml
 from tests.nights import DOMAINS, Night, change
 
 ROOT = Path(__file__).parents[1]
-JOBS = ("prepare", "finetune", "evaluate", "score", "publish", "nightly", "tune")
+JOBS = ("prepare", "finetune", "evaluate", "gate", "score", "publish", "nightly", "tune")
 
 
 def run_job(

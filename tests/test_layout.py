@@ -14,7 +14,7 @@ ALL_CODE = [*MODULES, *sorted((ROOT / "jobs").rglob("*.py"))]
 STORAGE = {"storage", "storage_errors", "claims", "disk", "s3"}
 """Where files are read and written: the first is what others use, the others are behind it."""
 
-CONFIG = {"config", "config_training", "config_tune", "configfile"}
+CONFIG = {"config", "config_nightly", "config_training", "config_tune", "configfile"}
 GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
 ENCODE = {"encode", "encode_images", "vectorcache", "nodes"}
 EVERY_STAGE = {
@@ -25,6 +25,7 @@ EVERY_STAGE = {
     "train",
     "score",
     "evaluate",
+    "gate",
     "study",
     "publish",
 }
@@ -37,11 +38,13 @@ MAY_IMPORT = {
     "vectorcache": {"nodes"},
     "encode_images": {"data", "model", "vectorcache"},
     "encode": {"data", "model", "encode_images", "vectorcache"},
-    "train": {"data", "model", "current"} | ENCODE,
+    "train": {"data", "model", "current", "published"} | ENCODE,
     "score": {"data", "model", "current", "increment"} | ENCODE,
-    "evaluate": {"data", "model", "score"} | ENCODE,
+    "evaluate": {"data", "model", "score", "published"} | ENCODE,
     "study": {"data", "train", "score", "evaluate"},
     "current": set[str](),
+    "published": {"current"},
+    "gate": {"data", "evaluate", "published"},
     "increment": {"current"},
     "lease": set[str](),
     "readers": {"data", "current"},

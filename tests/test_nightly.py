@@ -119,7 +119,7 @@ def test_training_without_gradients_keeps_the_weights(untrained: Night) -> None:
 
 def test_night_run_again_does_nothing_anew(night: Night) -> None:
     """What tells only of the rerun itself is written again: prepare.json, metrics and report."""
-    of_rerun = {"prepare.json", "metrics.json", "report.html"}
+    of_rerun = {"prepare.json", "metrics.json", "sample.json", "gate.json", "report.html"}
     before = modified(night.store, "runs/night", of_rerun) | modified(night.store, "models")
     again = nightly(night.config, night.store)
     after = modified(night.store, "runs/night", of_rerun) | modified(night.store, "models")

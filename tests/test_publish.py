@@ -114,6 +114,17 @@ def test_old_runs_go_with_what_only_they_used(store: Store) -> None:
     assert store.list("prepared") == ["p3", "p4"]
 
 
+def test_the_run_that_trained_a_published_model_stays(store: Store) -> None:
+    publish_run(store, "r1", model="m1", prepared="prepared/p1")
+    publish_run(store, "r2", model="m2", prepared="prepared/p2")
+    write_run(store, "r3", model="m1", prepared="prepared/p3")
+    store.write_json("models/m1/config.json", {"facts": {"run_id": "r1"}})
+    summary = publish(config_of(store, "r3", 1), store)
+    assert summary["removed_runs"] == ["r2"]
+    assert store.list("runs") == ["r1", "r3"]
+    assert store.list("models") == ["m1"]
+
+
 def test_run_that_was_never_published_stays_with_what_it_uses(store: Store) -> None:
     publish_run(store, "r1", model="m1", prepared="prepared/p1")
     store.write_json("runs/at-work/prepare.json", {"prepared": "prepared/p1"})

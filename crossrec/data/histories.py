@@ -7,13 +7,14 @@ What prepare wrote is read back here by every later stage:
         table = read_histories(store, prepared, bucket)      # schema.HISTORIES
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from crossrec.data.view import View, view_activity, view_histories
 from crossrec.errors import InputError, explain
-from crossrec.schema import CATALOGUE, bucket_name, domain_folder, histories_schema
+from crossrec.schema import CATALOGUE, ITEM_ID, bucket_name, domain_folder, histories_schema
 from crossrec.storage import Store
 
 FORMAT = 4
@@ -113,8 +114,10 @@ def read_activity(store: Store, prepared: Prepared, bucket: int) -> pa.Table:
     return view_activity(read_histories(store, prepared, bucket))
 
 
-def read_catalogue(store: Store, prepared: Prepared, domain: str) -> pa.Table:
-    """Return the items of a domain in the order of their rows, schema.CATALOGUE.
+def read_catalogue(
+    store: Store, prepared: Prepared, domain: str, columns: Sequence[str] = tuple(CATALOGUE.names)
+) -> pa.Table:
+    """Return the items of a domain in the order of their rows, columns of schema.CATALOGUE.
 
     Raises:
         InputError: the catalogue has no such domain.
@@ -124,7 +127,13 @@ def read_catalogue(store: Store, prepared: Prepared, domain: str) -> pa.Table:
         expected = f"one of the domains {', '.join(map(repr, names))}"
         where = store.uri(prepared.folder)
         raise InputError(explain(where, expected, repr(domain), "ask for one that exists"))
-    return store.read_parquet(catalogue_path(prepared.folder, domain)).cast(CATALOGUE)
+    table = store.read_parquet(catalogue_path(prepared.folder, domain), columns)
+    return table.cast(pa.schema([CATALOGUE.field(name) for name in columns]))
+
+
+def read_item_ids(store: Store, prepared: Prepared, domain: str) -> pa.StringArray:
+    """Return the ids of a domain's items in the order of their rows."""
+    return read_catalogue(store, prepared, domain, [ITEM_ID])[ITEM_ID].combine_chunks()
 
 
 def histories_path(folder: str, bucket: int) -> str:

@@ -276,7 +276,8 @@ def load_activity(store: Store, prepared: Prepared) -> Activity:
 
 def _available(store: Store, prepared: Prepared) -> Array | None:
     parts = [
-        read_catalogue(store, prepared, domain.name)["available_day"] for domain in prepared.domains
+        read_catalogue(store, prepared, domain.name, ["available_day"])["available_day"]
+        for domain in prepared.domains
     ]
     column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.int32())
     if column.null_count == len(column):

@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from crossrec.data.histories import Prepared, read_catalogue, read_histories
+from crossrec.data.histories import Prepared, read_histories, read_item_ids
 from crossrec.data.replay import (
     Histories,
     before,
@@ -33,7 +33,7 @@ from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.collaborative import Fit, fit_als, fit_item_knn, learn, serve
 from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
-from crossrec.schema import ITEM_ID, bucket_name, domain_folder
+from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.scorer import to_table
 from crossrec.storage import Store
 
@@ -116,10 +116,7 @@ def _make_lists(job: BaselineJob, system: str, threads: int) -> Iterator[tuple[i
     """Yield bucket, domain and lists (schema.SCORES); one model at a time is in memory."""
     fit, is_joint = BASELINES[system]
     domains = job.prepared.domains
-    catalogues = {
-        domain.name: read_catalogue(job.store, job.prepared, domain.name) for domain in domains
-    }
-    item_ids = {name: table[ITEM_ID].combine_chunks() for name, table in catalogues.items()}
+    item_ids = {d.name: read_item_ids(job.store, job.prepared, d.name) for d in domains}
     sample = before(sample_histories(job.store, job.prepared), job.day)
     for group in [domains] if is_joint else [(domain,) for domain in domains]:
         learned = learn(fit, sample, group, threads, job.seed)

@@ -19,11 +19,15 @@ Metrics = Mapping[str, Any]
 MODEL = "model"
 WITHOUT_SEQUENCE = "without_sequence"
 STEP_0 = "step0"
-OWN = (MODEL, WITHOUT_SEQUENCE, STEP_0)
-"""The model and what is left of it without a part: not baselines, but shown beside it."""
+PUBLISHED = "published"
+"""The model that readers follow while the run's own is judged."""
+OWN = (MODEL, PUBLISHED, WITHOUT_SEQUENCE, STEP_0)
+"""The model, the one before it, and what is left of it without a part: shown beside it, but no
+baselines."""
 
 NAMES = {
     MODEL: "crossrec",
+    PUBLISHED: "the published model",
     WITHOUT_SEQUENCE: "without the sequence",
     STEP_0: "before training",
     "untrained_backbone": "untrained backbone",

@@ -2,6 +2,7 @@
 
 runs/<run_id>/holdout/domain=<d>/*.parquet              the model's lists
 runs/<run_id>/baselines/<system>/domain=<d>/*.parquet   the other systems' lists
+runs/<run_id>/sample.json                               users that a person may look at
 runs/<run_id>/metrics.json, report.html
 
 metrics = evaluate(config, store)
@@ -20,6 +21,7 @@ from crossrec.evaluate.baselines import BaselineJob, run_baselines
 from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.exposure import measure_exposure
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
+from crossrec.evaluate.judged import MODEL, PUBLISHED
 from crossrec.evaluate.metrics import (
     KS,
     find_ranks,
@@ -30,6 +32,7 @@ from crossrec.evaluate.metrics import (
 from crossrec.evaluate.report import render_report
 from crossrec.evaluate.sample import sample_users
 from crossrec.evaluate.truth import KnownItems
+from crossrec.published import find_published
 from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, SCORES, USER_ID, domain_folder
 from crossrec.score.bucket import ScoreJob
@@ -38,6 +41,8 @@ from crossrec.storage import Store
 
 K = 10
 """The k of the report's verdict, of the comparisons, and of what lists show of the catalogue."""
+
+SAMPLE = "sample.json"
 
 K_COLD = 50
 """The k at which systems are compared on new items, of which few are among the first."""
@@ -56,6 +61,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         files = files_of(job, holdout.buckets) | {
             name: [file["path"] for file in record["files"]] for name, record in records.items()
         }
+        files |= _published_lists(config, store, holdout, finetuned["selected"])
         items = holdout.known_items(store)
         truth = holdout.truth(store, items)
         metrics = {
@@ -74,7 +80,8 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             },
             "data": summary,
         }
-        write_report(metrics, job, truth, holdout)
+        store.write_json(f"{run}/{SAMPLE}", sample_users(job, truth, holdout.buckets))
+        write_report(metrics, store)
         best = metrics["systems"]["model"]["all"] or {}
         facts |= {"pairs": metrics["holdout"]["pairs"], "ndcg@10": best.get("ndcg@10")}
         facts["report"] = store.uri(f"{run}/report.html")
@@ -88,12 +95,30 @@ def run_lists(run: str, selected: str) -> Lists:
     return Lists(selected, outputs, folder)
 
 
-def write_report(metrics: dict[str, Any], job: ScoreJob, truth: pa.Table, holdout: Holdout) -> None:
-    """Write metrics.json and the page that shows them."""
+def _published_lists(
+    config: Config, store: Store, holdout: Holdout, selected: str
+) -> dict[str, list[str]]:
+    """Return the lists that the published model would show, where it is another and can make them.
+
+    It is the one that has seen nothing of its own night's hold-out, with what is known of items and
+    users today.
+    """
+    published = find_published(config, store)
+    domains = tuple(domain.name for domain in holdout.known.domains)
+    if published is None or published.selected == selected or published.domains != domains:
+        return {}
+    folder = f"runs/{config.run_id}/baselines/{PUBLISHED}"
+    lists = Lists(published.selected, {MODEL: folder}, f"{folder}-work")
+    job = score_holdout(config, store, holdout, lists)
+    return {PUBLISHED: files_of(job, holdout.buckets)[MODEL]}
+
+
+def write_report(metrics: dict[str, Any], store: Store) -> None:
+    """Write metrics.json, and the page that shows them with the run's sample of users."""
     run = f"runs/{metrics['run_id']}"
-    job.store.write_json(f"{run}/metrics.json", metrics)
-    sample = sample_users(job, truth, holdout.buckets)
-    job.store.write_bytes(f"{run}/report.html", render_report(metrics, sample).encode())
+    store.write_json(f"{run}/metrics.json", metrics)
+    page = render_report(metrics, store.read_json(f"{run}/{SAMPLE}"))
+    store.write_bytes(f"{run}/report.html", page.encode())
 
 
 def _baseline_job(config: Config, store: Store, holdout: Holdout, folder: str) -> BaselineJob:

@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 from crossrec.evaluate.browse import browse
+from crossrec.evaluate.gated import decision, gate_section
 from crossrec.evaluate.inputs import data_section, rejected
 from crossrec.evaluate.judged import Metrics
 from crossrec.evaluate.markup import Markup, count, tag
@@ -83,7 +84,8 @@ def _head(run: str, script: str) -> Markup:
 def _header(metrics: Metrics, run: str) -> Markup:
     """Return the name of the run, the verdict, and the counts behind it."""
     data, holdout = metrics.get("data") or {}, metrics.get("holdout") or {}
-    said = remarks(metrics)
+    kept = (metrics.get("gate") or {}).get("alert")
+    said = [*([decision(metrics)] if kept else []), *remarks(metrics)]
     about = [f"Run {run}"]
     if data.get("as_of"):
         about.append(f"data up to {_day(data['as_of'])}")
@@ -136,6 +138,7 @@ def _data(metrics: Metrics) -> Markup | None:
 
 SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("quality", "Beside the baselines", quality_section),
+    ("gate", "Which model serves", gate_section),
     ("transfer", "What other domains add", transfer_section),
     ("slices", "New items, new users", slices_section),
     ("study", "The longer study", study_section),

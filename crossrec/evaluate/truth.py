@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from crossrec.data.histories import Prepared, read_catalogue, read_histories
+from crossrec.data.histories import Prepared, read_histories, read_item_ids
 from crossrec.data.replay import Histories, before, flatten, load_activity, new_events
 from crossrec.evaluate.metrics import DECILES
 from crossrec.model.inference import domain_of_rows
@@ -45,7 +45,7 @@ def load_known_items(store: Store, prepared: Prepared, day: int) -> KnownItems:
     """Read what was known of the catalogue on a day."""
     names = tuple(domain.name for domain in prepared.domains)
     bounds = tuple((domain.start, domain.stop) for domain in prepared.domains)
-    ids = [read_catalogue(store, prepared, name)[ITEM_ID].combine_chunks() for name in names]
+    ids = [read_item_ids(store, prepared, name) for name in names]
     events = load_activity(store, prepared).counts(BEGINNING, day)
     deciles = popularity_deciles(events, bounds)
     return KnownItems(names, bounds, pa.concat_arrays(ids), events, deciles)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from crossrec.data.candidates import Candidates, read_candidates
-from crossrec.data.histories import Prepared, read_catalogue
+from crossrec.data.histories import Prepared, read_item_ids
 from crossrec.data.replay import (
     Histories,
     before,
@@ -23,7 +23,7 @@ from crossrec.data.replay import (
     up_to,
 )
 from crossrec.model.checkpoint import load_model
-from crossrec.schema import ITEM_ID, bucket_name, domain_folder
+from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.catalogue import load_items
 from crossrec.score.progress import Counters, attempt
 from crossrec.score.scorer import Scorer, to_table
@@ -94,8 +94,7 @@ class ScoreBucket:
         candidates = job.read_candidates()
         self.scorer = Scorer(recommender, items, job.prepared.domains, candidates, job.halved)
         self.item_ids = {
-            domain: read_catalogue(job.store, job.prepared, domain)[ITEM_ID].combine_chunks()
-            for domain in job.domains
+            domain: read_item_ids(job.store, job.prepared, domain) for domain in job.domains
         }
 
     def __call__(self, batch: pa.Table) -> pa.Table:

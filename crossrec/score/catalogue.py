@@ -45,7 +45,7 @@ from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.overlap import NeighbourTable
 from crossrec.model.source import BackboneSource
-from crossrec.schema import domain_folder
+from crossrec.schema import ITEM_KEY, domain_folder
 from crossrec.storage import Store
 from crossrec.vectorcache import map_matrix, new_matrix, read_vectors
 
@@ -144,7 +144,7 @@ def _write_vectors(
         new_matrix(store, f"{folder}/{VECTORS}", shape) as vectors_IW,
     ):
         for domain in prepared.domains:
-            ids_I, counts_I = model.id_rows(read_catalogue(store, prepared, domain.name))
+            ids_I, counts_I = model.id_rows(read_catalogue(store, prepared, domain.name, ITEM_KEY))
             text_IT = read_vectors(store, vectors, domain.name)
             for first in range(0, len(text_IT), ITEMS_A_BLOCK):
                 rows = slice(first, min(first + ITEMS_A_BLOCK, len(text_IT)))

@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from crossrec.config import Config
 from crossrec.data.candidates import rules_of, write_candidates
-from crossrec.data.histories import open_prepared, read_catalogue
+from crossrec.data.histories import open_prepared, read_item_ids
 from crossrec.data.replay import Histories
 from crossrec.increment import find_increment
 from crossrec.model.checkpoint import load_model
 from crossrec.runlog import stage
-from crossrec.schema import DEFAULTS, ITEM_ID, US_PER_DAY
+from crossrec.schema import DEFAULTS, US_PER_DAY
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import ITEMS, NIGHT, build_items, load_items
 from crossrec.score.plan import find_model, write_plan
@@ -119,7 +119,7 @@ def _write_defaults(job: ScoreJob, path: str) -> None:
     lists = scorer.score(nobody, job.day, wanted, job.top_k, job.new_places)
     tables = []
     for (_, domain), found in lists.items():
-        ids = read_catalogue(job.store, job.prepared, domain)[ITEM_ID].combine_chunks()
+        ids = read_item_ids(job.store, job.prepared, domain)
         tables.append(
             to_table(pa.array([domain]), found, ids).rename_columns(DEFAULTS.names).cast(DEFAULTS)
         )

@@ -23,11 +23,14 @@ from crossrec.storage import Store
 
 def find_model(config: Config, store: Store, increment: Increment | None = None) -> str:
     """Return the folder of the model to score with."""
-    record, plan = (f"runs/{config.run_id}/{name}.json" for name in ("finetune", "plan"))
+    run = f"runs/{config.run_id}"
+    record, plan, gate = (f"{run}/{name}.json" for name in ("finetune", "plan", "gate"))
     if config.score.model:
         folder = f"models/{config.score.model}"
     elif increment:
         folder = increment.plan["model"]
+    elif store.exists(gate) and (kept := store.read_json(gate)["keeps"]):
+        folder = kept
     elif store.exists(record):
         folder = store.read_json(record)["model"]
     elif store.exists(plan):

@@ -71,7 +71,7 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
             found.append((variant, _judge(variant, store, holdout, truth)))
         seconds = finetuned["seconds"]
         metrics = metrics | {"study": summarise(config, whole, found, seconds)}
-        write_report(metrics, job, truth, holdout)
+        write_report(metrics, store)
         facts |= {"variants": len(variants), "report": store.uri(f"{run}/report.html")}
     return metrics | {"seconds": metrics["seconds"] + facts["seconds"]}
 

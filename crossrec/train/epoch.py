@@ -6,6 +6,7 @@ point = train_epoch(job, task, loss, minibatches(tables, 128, rng), progress, tr
 
 import contextlib
 import itertools
+import math
 import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, distributed, nn
 
 from crossrec.data.replay import before, flatten, pad, training_targets
 from crossrec.data.stream import NOBODY
+from crossrec.errors import CrossrecError, explain
 from crossrec.model.inference import to_batch
 from crossrec.model.objectives import Targets, gather_rows
 from crossrec.model.recommender import HistoryBatch
@@ -91,6 +93,9 @@ def train_epoch(
         per second; tokens_per_s: read by a backbone that learns. memory_mb, gpu_memory_mb: most
         that this worker has ever held.
         waiting: share of the time in which this worker waited for its batch.
+
+    Raises:
+        CrossrecError: the training diverged; nothing of the epoch is kept.
     """
     task.loss.train()
     # The same on all workers and at a replay of the epoch: all draw the same negatives.
@@ -113,6 +118,7 @@ def train_epoch(
         summed = add_gradients(task, loss, parts, asked or 1.0, generator)
         norms.append(task.step(progress.step, progress.epoch))
         progress.step += 1
+        _check_finite(norms[-1], progress)
         read = 0 if table is None else pc.sum(pc.not_equal(table[USER_ID], NOBODY)).as_py()
         totals += torch.tensor([summed, count, read, task.tokens_read - tokens])
         tracker.step(
@@ -134,6 +140,13 @@ def train_epoch(
         "workers": world_size(),
         **memory(task.device),
     }
+
+
+def _check_finite(norm: float, progress: Progress) -> None:
+    if not math.isfinite(norm):
+        where = f"training, epoch {progress.epoch + 1}, step {progress.step}"
+        mend = "it diverged: lower train.learning_rate or train.clip_norm"
+        raise CrossrecError(explain(where, "finite gradients", f"a norm of {norm}", mend))
 
 
 def _rate(task: Task) -> float:

@@ -39,11 +39,6 @@ LISTS_A_STEP = 256
 
 K = 10
 
-DOUBT = 4.0
-"""A gain of less than its square root in standard errors, 2, earns nothing. What is bought in the
-days of the validation slice sways weights that were learned there: on the groceries of README, six
-nights, the whole weight cost .004 of NDCG@10 on shortlists of the days after it."""
-
 
 def loss(fusion: Fusion, lists: Shortlists) -> Tensor:
     """Return minus the mean smooth NDCG of what was chosen next, each list counting once.
@@ -129,10 +124,14 @@ class Earned:
 
     @property
     def share(self) -> float:
-        """1 - DOUBT (error / gain)^2, at least 0: the positive-part estimate of James and Stein."""
+        """1 - (error / gain)^2, at least 0.
+
+        The share at which the expected error of the shrunken gain is least, with what was measured
+        in place of what is true (positive-part shrinkage, James and Stein 1961).
+        """
         if self.gain <= 0:
             return 0.0
-        return max(0.0, 1 - DOUBT * (self.error / self.gain) ** 2)
+        return max(0.0, 1 - (self.error / self.gain) ** 2)
 
 
 def earn(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> Earned:

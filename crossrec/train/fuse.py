@@ -45,6 +45,10 @@ PAIRS_A_MOMENT = 1_000
 """Users of all domains together; at least FEWEST_PAIRS each."""
 FEWEST_PAIRS = 100
 
+SEQUENCE_SHARE = 3
+"""So many times the users at moments with the sequence: there are few of these moments, and what it
+adds to the other parts is small beside the noise."""
+
 LEARNING_RATE_FACTOR = 10.0
 """Of the sequence encoder's rate: the networks are tiny."""
 HIGHEST_LEARNING_RATE = 0.01
@@ -181,13 +185,15 @@ def _gather_all(job: GatherJob, plan: FusePlan) -> list[tuple[Moment, Shortlists
     if not len(activity.days):
         return []
     moments = plan_moments(plan, int(np.quantile(activity.days, 0.01)))
+    jobs = {False: ray.put(job), True: ray.put(replace(job, pairs=job.pairs * SEQUENCE_SHARE))}
     shared = (
-        ray.put(job),
         ray.put(sample_histories(job.store, job.prepared)),
         ray.put(activity),
         ray.put(EventStates.of(activity)),
     )
-    waiting = {_gather.remote(moment, *shared): moment for moment in moments}
+    waiting = {
+        _gather.remote(moment, jobs[moment.with_sequence], *shared): moment for moment in moments
+    }
     found: dict[Moment, Shortlists] = {}
     while waiting:
         (done,), _ = ray.wait(list(waiting), num_returns=1)

@@ -45,7 +45,7 @@ def gather_material(
 ) -> Material:
     """Read the catalogue's texts and, where asked to, which follow each other before a day."""
     found = [
-        read_catalogue(store, prepared, domain.name)["text"].to_pylist()
+        read_catalogue(store, prepared, domain.name, ["text"])["text"].to_pylist()
         for domain in prepared.domains
     ]
     by_row = [text or "" for part in found for text in part]

@@ -25,6 +25,7 @@ from crossrec.model.inference import (
     user_state,
 )
 from crossrec.model.overlap import NeighbourTable
+from crossrec.schema import ITEM_KEY
 from crossrec.storage import Store
 from crossrec.vectorcache import read_vectors
 
@@ -136,7 +137,7 @@ def _items(job: GatherJob, model: Model) -> ItemState:
     """Return the vectors of the whole catalogue."""
     parts = []
     for domain in job.prepared.domains:
-        ids, counts = model.id_rows(read_catalogue(job.store, job.prepared, domain.name))
+        ids, counts = model.id_rows(read_catalogue(job.store, job.prepared, domain.name, ITEM_KEY))
         text_IT = torch.from_numpy(read_vectors(job.store, job.vectors, domain.name))
         ids_I, counts_I = torch.from_numpy(ids), torch.from_numpy(counts)
         parts.append(item_state(model.recommender, text_IT, ids_I, counts_I))

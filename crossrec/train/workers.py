@@ -91,15 +91,26 @@ def run_workers(
         with log_epochs(store, run.checkpoints):
             trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise CrossrecError(
-            explain(where, "training to end", str(error), "mend it and rerun: it continues")
-        ) from error
+        mend = "mend it and rerun: it continues"
+        said = explain(where, "training to end", str(error), mend)
+        raise _told_by_worker(error) or CrossrecError(said) from error
     saved = read_checkpoint(store, run.checkpoints)
     if saved is None:
         raise CrossrecError(
             explain(where, "a checkpoint", "none that is whole", "rerun under a new run_id")
         )
     return saved
+
+
+def _told_by_worker(error: ray.train.TrainingFailedError) -> CrossrecError | None:
+    """Return what crossrec itself said in a worker, without Ray's pages of traceback around it."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    for _, failure in sorted(failures.items()):
+        # Ray 2.60 has no public name for the exception inside.
+        inside = getattr(failure, "_base_exc", failure)
+        if isinstance(inside, CrossrecError):
+            return inside
+    return None
 
 
 def scale_workers(run: Run) -> ScalingConfig:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from crossrec.errors import CrossrecError
 from crossrec.schema import HISTORIES, US_PER_DAY
 from crossrec.train import epoch
 from crossrec.train.continued import Start
@@ -138,6 +139,14 @@ def test_step_is_no_longer_than_the_norm_allows(tmp_path: Path, tiny_backbone: s
     train_epoch(job, task, task.loss, [histories([4, 3])], Progress("select"), QUIET)
     moved = torch.stack([(a - b).norm() for a, b in zip(task.parameters, before, strict=True)])
     assert 0 < moved.norm() <= 1.01e-3
+
+
+def test_a_training_that_diverges_ends_with_what_to_do(tmp_path: Path, tiny_backbone: str) -> None:
+    job = settings(make_job(tmp_path, tiny_backbone), learning_rate=1e30, clip_norm=1e30)
+    task, progress = build_task(job, CPU), Progress("select")
+    told = r"epoch 1, step \d: expected finite gradients, found a norm of (nan|inf); it diverged"
+    with pytest.raises(CrossrecError, match=told):
+        train_epoch(job, task, task.loss, [histories([4, 3])] * 4, progress, QUIET)
 
 
 def test_layers_below_learn_once_they_are_thawed(tmp_path: Path, tiny_backbone: str) -> None:

@@ -232,7 +232,7 @@ def test_lists_of_the_same_users_say_no_more_than_one_each() -> None:
 
 @pytest.mark.parametrize(
     ("gain", "error", "share"),
-    [(0.02, 0.005, 0.75), (0.01, 0.005, 0.0), (0.02, 0.0, 1.0), (-0.02, 0.001, 0.0), (0, 0, 0)],
+    [(0.02, 0.01, 0.75), (0.01, 0.01, 0.0), (0.02, 0.0, 1.0), (-0.02, 0.001, 0.0), (0, 0, 0)],
 )
 def test_share_grows_with_how_sure_a_gain_is(gain: float, error: float, share: float) -> None:
     assert Earned(gain, error).share == pytest.approx(share)
