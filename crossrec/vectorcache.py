@@ -24,12 +24,13 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
+from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
 
 CPUS_AN_ACTOR = 4
-"""At most: an actor must fit on one node."""
+"""At most, and no more than a node has."""
 
 RETRIES = 2
 """Times that an actor is restarted, and a part tried again, before the job fails."""
@@ -63,6 +64,7 @@ def encode_parts(work: Work) -> None:
     resources = ray.cluster_resources()
     cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
     actors = max(1, min(gpus or cpus // 2, -(-work.count // work.an_actor)))
+    threads = max(1, min(cpus // 2 // actors, CPUS_AN_ACTOR, largest_node_cpus()))
     encoded = ray.data.from_arrow(list(work.parts)).map_batches(
         work.encoder,
         batch_size=work.batch_rows,
@@ -70,7 +72,7 @@ def encode_parts(work: Work) -> None:
         compute=ActorPoolStrategy(size=actors),
         fn_constructor_args=work.arguments,
         # Half of the CPUs, as in training: Ray Data needs some beside its actors.
-        num_cpus=1 if gpus else max(1, min(cpus // 2 // actors, CPUS_AN_ACTOR)),
+        num_cpus=1 if gpus else threads,
         num_gpus=1 if gpus else 0,
         max_restarts=RETRIES,
         max_task_retries=RETRIES,

@@ -16,7 +16,7 @@ STORAGE = {"storage", "storage_errors", "claims", "disk", "s3"}
 
 CONFIG = {"config", "config_nightly", "config_training", "config_tune", "configfile"}
 GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
-ENCODE = {"encode", "encode_images", "vectorcache"}
+ENCODE = {"encode", "encode_images", "vectorcache", "nodes"}
 EVERY_STAGE = {
     "increment",
     "data",
@@ -34,7 +34,8 @@ MAY_IMPORT = {
     **{module: set[str]() for module in GROUND_FLOOR},
     "data": {"increment"},
     "model": {"data"},
-    "vectorcache": set[str](),
+    "nodes": set[str](),
+    "vectorcache": {"nodes"},
     "encode_images": {"data", "model", "vectorcache"},
     "encode": {"data", "model", "encode_images", "vectorcache"},
     "train": {"data", "model", "current", "published"} | ENCODE,

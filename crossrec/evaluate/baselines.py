@@ -31,6 +31,7 @@ from crossrec.data.replay import (
 )
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.collaborative import Fit, fit_als, fit_item_knn, learn, serve
+from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.scorer import to_table
@@ -89,9 +90,7 @@ def run_baselines(job: BaselineJob) -> dict[str, dict[str, Any]]:
 
 def task_threads() -> int:
     """Return how many CPUs a task asks for, on an initialised Ray."""
-    # Of the largest node: a task that fits on none would wait for ever.
-    cpus = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    return max(1, min(cpus, CPUS_A_TASK))
+    return min(largest_node_cpus(), CPUS_A_TASK)
 
 
 def run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:

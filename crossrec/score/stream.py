@@ -20,6 +20,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from crossrec.data.histories import Prepared, read_histories
 from crossrec.errors import CrossrecError, StorageError, explain
+from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import bucket_name
 from crossrec.score.bucket import ScoreBucket, ScoreJob
@@ -27,7 +28,7 @@ from crossrec.score.progress import RETRIES, Counters, Progress, attempt
 from crossrec.storage import Store
 
 CPUS_AN_ACTOR = 8
-"""At most: an actor must fit on one node."""
+"""At most, and no more than a node has."""
 
 READS_AN_ACTOR = 2
 """Buckets read at once for each actor."""
@@ -134,7 +135,7 @@ def _stream(
     cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
     actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
     # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
-    threads = max(1, min((cpus - 2) // actors, CPUS_AN_ACTOR))
+    threads = max(1, min((cpus - 2) // actors, CPUS_AN_ACTOR, largest_node_cpus()))
 
     def name_actor() -> dict[str, str]:
         names.append(f"crossrec-score-{uuid.uuid4().hex}")

@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
 
 from crossrec.errors import ConfigError, CrossrecError, explain
+from crossrec.nodes import largest_node_cpus
 from crossrec.storage import Store
 from crossrec.train.progress import Saved, read_checkpoint
 from crossrec.train.watch import log_epochs
@@ -123,7 +124,9 @@ def scale_workers(run: Run) -> ScalingConfig:
     """
     now, most = ray.cluster_resources(), _limits()
     cpus, gpus = (int(max(now.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU"))
-    each = max(1, min(cpus // 2 // (run.workers * run.runs_at_once), CPUS_A_WORKER))
+    # What an autoscaler may add is no smaller than what there is, or there is nothing yet.
+    largest = largest_node_cpus() if now.get("CPU", 0) else CPUS_A_WORKER
+    each = max(1, min(cpus // 2 // (run.workers * run.runs_at_once), CPUS_A_WORKER, largest))
     everyone = (run.min_workers or run.workers) * run.runs_at_once
     if everyone * each >= cpus or (gpus and everyone > gpus):
         found = f"{cpus} CPUs and {gpus} GPUs in the cluster"

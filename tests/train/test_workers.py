@@ -49,6 +49,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, float]]:
     said: dict[str, dict[str, float]] = {"now": {"CPU": 4.0}, "most": {}}
     monkeypatch.setattr(ray, "cluster_resources", lambda: said["now"])
     monkeypatch.setattr(workers, "_limits", lambda: said["most"])
+    monkeypatch.setattr(workers, "largest_node_cpus", lambda: int(said["now"]["CPU"]))
     return said
 
 
@@ -82,3 +83,12 @@ def test_what_an_autoscaler_may_add_counts_as_there(
     assert scaling.use_gpu
     with pytest.raises(ConfigError, match="64 CPUs and 4 GPUs"):
         workers.scale_workers(run_of(tmp_path, 5))
+
+
+def test_worker_asks_for_no_more_cpus_than_a_node_has(
+    tmp_path: Path, cluster: dict[str, dict[str, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster["now"] = {"CPU": 6.0}
+    assert workers.scale_workers(run_of(tmp_path, 1)).resources_per_worker == {"CPU": 3, "GPU": 0}
+    monkeypatch.setattr(workers, "largest_node_cpus", lambda: 2)
+    assert workers.scale_workers(run_of(tmp_path, 1)).resources_per_worker == {"CPU": 2, "GPU": 0}
