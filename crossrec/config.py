@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from crossrec.config_notify import NotifyConfig
 from crossrec.config_training import ModelConfig, Section, Share, TrainConfig
 from crossrec.config_tune import TuneConfig
 
@@ -22,6 +23,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ModelConfig",
+    "NotifyConfig",
     "PublishConfig",
     "ScoreConfig",
     "StorageConfig",
@@ -204,6 +206,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     publish: PublishConfig = Field(default_factory=PublishConfig)
+    notify: NotifyConfig = Field(default_factory=NotifyConfig)
     tune: TuneConfig = Field(default_factory=TuneConfig)
 
     @model_validator(mode="after")
@@ -239,5 +242,5 @@ class Config(Section):
         return self
 
     def public(self) -> dict[str, Any]:
-        """Return the config as JSON-ready values without secrets."""
-        return self.model_dump(mode="json", exclude={"storage": {"options"}})
+        """Return what decides a run's results as JSON-ready values, without secrets."""
+        return self.model_dump(mode="json", exclude={"storage": {"options"}, "notify": True})
