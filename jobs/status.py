@@ -7,6 +7,7 @@ The last line is one JSON object with the same of each run, and the errors. Exit
 of the runs, 1 and 2 as the other jobs.
 """
 
+import signal
 import sys
 
 from crossrec.configfile import load_config
@@ -43,6 +44,8 @@ def main() -> int:
     except CrossrecError as error:
         log.error("%s", error)
         return 2 if isinstance(error, UserError) else 1
+    # All is read: a reader that has seen enough, as head, ends this quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(to_table(rows) if rows else f"no runs under {store.uri()}")
     print_summary({"storage_root": store.root, "runs": rows})
     return 0

@@ -15,7 +15,8 @@ from crossrec.runlog import StageEvent
 from crossrec.runmetrics import COUNTERS, GAUGES, RunMetrics
 from crossrec.score import progress
 
-DASHBOARD = Path(__file__).parents[1] / "cluster/grafana.json"
+ROOT = Path(__file__).parents[1]
+DASHBOARD, README = ROOT / "cluster/grafana.json", ROOT / "README.md"
 GRID = 24
 """Columns of a dashboard."""
 
@@ -115,6 +116,11 @@ def test_dashboard_asks_for_every_metric_and_no_other(made: dict[str, Metric]) -
     expressions = [t["expr"] for panel in dashboard()["panels"] for t in panel["targets"]]
     asked = {name for text in expressions for name in re.findall(r"\bray_\w+", text)}
     assert asked == set(exposed(made))
+
+
+def test_readme_names_every_metric_and_no_other(made: dict[str, Metric]) -> None:
+    text = README.read_text(encoding="utf-8")
+    assert set(re.findall(r"\bray_crossrec_\w+", text)) == set(exposed(made))
 
 
 def test_dashboard_groups_by_labels_that_there_are(made: dict[str, Metric]) -> None:
