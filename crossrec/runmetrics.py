@@ -79,5 +79,9 @@ class RunMetrics:
             self._gauges[name].set(float(value), labels)
 
 
-def _to_seconds(moment: str | None) -> float | None:
-    return None if moment is None else dt.datetime.fromisoformat(moment).timestamp()
+def _to_seconds(moment: object) -> float | None:
+    """Return seconds since 1970; None for what is no moment, as in a file that was tampered with."""
+    try:
+        return dt.datetime.fromisoformat(str(moment)).timestamp()
+    except ValueError:
+        return None
