@@ -80,7 +80,7 @@ class RunMetrics:
 
 
 def _to_seconds(moment: object) -> float | None:
-    """Return seconds since 1970; None for what is no moment, as in a file that was tampered with."""
+    """Return seconds since 1970; None for what is no moment."""
     try:
         return dt.datetime.fromisoformat(str(moment)).timestamp()
     except ValueError:
