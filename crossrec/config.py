@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from crossrec.config_nightly import GateConfig, NightlyConfig
+from crossrec.config_notify import NotifyConfig
 from crossrec.config_training import ModelConfig, Section, Share, TrainConfig
 from crossrec.config_tune import TuneConfig
 
@@ -25,6 +26,7 @@ __all__ = [
     "GateConfig",
     "ModelConfig",
     "NightlyConfig",
+    "NotifyConfig",
     "PublishConfig",
     "ScoreConfig",
     "StorageConfig",
@@ -209,6 +211,7 @@ class Config(Section):
     publish: PublishConfig = Field(default_factory=PublishConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
     nightly: NightlyConfig = Field(default_factory=NightlyConfig)
+    notify: NotifyConfig = Field(default_factory=NotifyConfig)
     tune: TuneConfig = Field(default_factory=TuneConfig)
 
     @model_validator(mode="after")
@@ -244,5 +247,5 @@ class Config(Section):
         return self
 
     def public(self) -> dict[str, Any]:
-        """Return the config as JSON-ready values without secrets."""
-        return self.model_dump(mode="json", exclude={"storage": {"options"}})
+        """Return what decides a run's results as JSON-ready values, without secrets."""
+        return self.model_dump(mode="json", exclude={"storage": {"options"}, "notify": True})

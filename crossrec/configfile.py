@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from crossrec.config import Config
 from crossrec.errors import ConfigError, explain
@@ -48,9 +48,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
             explain(path, "a YAML config file", error.strerror or str(error), "check the path")
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            explain(path, "valid YAML", " ".join(str(error).split()), "mend the file")
-        ) from error
+        # Without what PyYAML cites of the file, which may be a secret; nor is it the cause.
+        raise ConfigError(explain(path, "valid YAML", _problem(error), "mend the file")) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -58,6 +57,13 @@ def _read_yaml(path: str) -> dict[str, Any]:
             explain(path, "sections with keys", type(values).__name__, "see jobs/configs/demo.yaml")
         )
     return values
+
+
+def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    return str(getattr(error, "reason", type(error).__name__))
 
 
 def _assign(values: dict[str, Any], key: str, text: str) -> None:
@@ -81,9 +87,8 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         is_text = last in _TEXT_KEYS or (last in _OPTIONAL_TEXT_KEYS and text != "null")
         values[last] = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            explain(f"argument {key}", "a YAML value", repr(text), "quote it")
-        ) from error
+        found = "a secret that is none" if _is_secret(key) else repr(text)
+        raise ConfigError(explain(f"argument {key}", "a YAML value", found, "quote it")) from error
 
 
 def _keys_of_type(section: type[BaseModel], *types: Any) -> set[str]:
@@ -98,7 +103,7 @@ def _keys_of_type(section: type[BaseModel], *types: Any) -> set[str]:
 
 
 _TEXT_KEYS = _keys_of_type(Config, str)
-_OPTIONAL_TEXT_KEYS = _keys_of_type(Config, str | None, dt.datetime | None)
+_OPTIONAL_TEXT_KEYS = _keys_of_type(Config, str | None, dt.datetime | None, SecretStr | None)
 
 
 def _describe(error: ValidationError, path: str) -> str:
@@ -117,7 +122,7 @@ def _describe(error: ValidationError, path: str) -> str:
             # A rule of several keys, which says them: all that was given would hide it.
             lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
         else:
-            found = "a secret" if "options" in where else repr(problem["input"])
+            found = "a secret" if _is_secret(where) else repr(problem["input"])
             expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             lines.append(
                 explain(
@@ -128,6 +133,10 @@ def _describe(error: ValidationError, path: str) -> str:
                 )
             )
     return " | ".join(lines)
+
+
+def _is_secret(where: str) -> bool:
+    return where.startswith(("storage.options", "notify"))
 
 
 def _is_section(location: tuple[int | str, ...]) -> bool:

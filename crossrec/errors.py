@@ -13,6 +13,9 @@ four together:
     'p7.parquet: expected timestamp, found int64; re-export the column'
 """
 
+ALERT = 3
+"""Exit status of a job that is done, but that somebody should look at: its summary says `alert`."""
+
 
 class CrossrecError(Exception):
     """The job failed; a rerun continues from what is stored."""

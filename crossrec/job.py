@@ -1,4 +1,4 @@
-"""What every command of jobs/ does around its stage: config, lease, Ray, summary, exit code.
+"""What every command of jobs/ does around its stage: config, lease, Ray, summaries, exit code.
 
     if __name__ == "__main__":
         run_job(__doc__, "crossrec.score.pipeline:score")
@@ -15,18 +15,18 @@ import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from crossrec.config import Config
 from crossrec.configfile import load_config
-from crossrec.errors import UserError
-from crossrec.runlog import log, print_summary, start_logging
+from crossrec.errors import ALERT, UserError
+from crossrec.runlog import log, name_run, print_summary, start_logging, to_plain, watching
 
-ALERT = 3
-"""Exit status of a job that is done, but not as it should be: its summary says `alert`."""
+if TYPE_CHECKING:
+    from crossrec.runsummary import Ending, RunSummary
 
 LOGICAL_CPUS = 4
 """At least so many on one machine: Ray Data streams beside workers that hold CPUs, and needs some
@@ -63,7 +63,9 @@ OWN_RAY_ENVIRONMENT = {
 """Set, too, where a job starts a Ray of its own."""
 
 
-def run_job(doc: str | None, function: str, check: str | None = None) -> NoReturn:
+def run_job(
+    doc: str | None, function: str, check: str | None = None, is_of_run: bool = True
+) -> NoReturn:
     """Run a stage, print its JSON summary as the last line of stdout, and exit 0 to 3.
 
     Args:
@@ -71,29 +73,40 @@ def run_job(doc: str | None, function: str, check: str | None = None) -> NoRetur
         function: "module:function" that takes (config, store) and returns the summary.
         check: "module:function" that takes the config and raises what is wrong with it, before
             anything is started or written.
+        is_of_run: whether what it does belongs into the run's summary.json and to its webhook.
     """
-    arguments = _parse(doc)
-    start_logging()
+    arguments = parse_arguments(doc)
+    record, status = None, 0
     try:
+        start_logging()
         config = load_config(arguments.config, arguments.overrides)
+        name_run(config.run_id)
         if check is not None:
             _find(check)(config)
-        summary = _run(config, function)
+        record = _start_record(config)
+        summary = _run(config, function, record, is_of_run)
         print_summary(summary)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues", 1)
-    except Exception as error:
-        mistake = _find_mistake(error)
-        if mistake is not None:
-            _fail(str(mistake), 2)
-        traceback.print_exc()
-        _fail(
-            f"{type(error).__name__}: {error}".splitlines()[0] + "; the same command continues", 1
+        status = ALERT if summary.get("alert") else 0
+    except (KeyboardInterrupt, Exception) as error:
+        ending = _describe(error)
+        status = ending[2]
+        is_told = status == 2 or isinstance(error, KeyboardInterrupt)
+        log.error(
+            "%s%s",
+            ending[1],
+            "" if status == 2 else "; the same command continues",
+            exc_info=None if is_told else error,
+            extra={"stage": record.said.get("failed_stage") if record else None},
         )
-    sys.exit(ALERT if summary.get("alert") else 0)
+        if record is not None:
+            record.end(*ending)
+    if record is not None and is_of_run:
+        _tell(config, record)
+    sys.exit(status)
 
 
-def _parse(doc: str | None) -> argparse.Namespace:
+def parse_arguments(doc: str | None) -> argparse.Namespace:
+    """Return `config` and `overrides` as they were typed."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,19 +120,42 @@ def _parse(doc: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(config: Config, function: str) -> dict[str, Any]:
+def _start_record(config: Config) -> "RunSummary":
+    from crossrec.runsummary import RunSummary
+
+    return RunSummary(config, Path(sys.argv[0]).stem)
+
+
+def _run(config: Config, function: str, record: "RunSummary", is_of_run: bool) -> dict[str, Any]:
     from crossrec.lease import hold
     from crossrec.storage import Store
 
     store = Store(config.storage.root, config.storage.options)
     store.check_writable()
     signal.signal(signal.SIGTERM, _interrupt)
-    # Around Ray, so that nothing of this job is at work any more once another may begin.
-    with hold(store, config.run_id, on_lost=_stop), _ray():
+    kept = record.kept(store, _describe) if is_of_run else contextlib.nullcontext()
+    # Around Ray, so that nothing of this job is at work any more once another may begin. How it
+    # ended is written before Ray ends, for which a job that is being stopped may have no time.
+    with hold(store, config.run_id, on_lost=_stop), contextlib.ExitStack() as ray_ends, kept:
+        ray_ends.enter_context(_ray())
         from crossrec.data.source import resolve_input
+        from crossrec.runmetrics import RunMetrics
+        from crossrec.runsummary import published_at
 
-        summary = _find(function)(resolve_input(config, store), store)
+        metrics = RunMetrics(published_at(store))
+        if is_of_run:
+            ray_ends.callback(metrics.on_end, record.said)
+        with watching(record.on_stage), watching(metrics.on_stage):
+            summary = _find(function)(resolve_input(config, store), store)
     return {"storage_root": store.root, "run_id": config.run_id, **summary}
+
+
+def _tell(config: Config, record: "RunSummary") -> None:
+    from crossrec.notify import find_webhook, notify
+
+    url = find_webhook(config)
+    if url is not None:
+        notify(url, to_plain(record.said))
 
 
 def _find(function: str) -> Any:
@@ -188,6 +224,16 @@ def _stop() -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
+def _describe(error: BaseException) -> "Ending":
+    """Return how a job ended that this error ended."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "interrupted", 1
+    mistake = _find_mistake(error)
+    if mistake is not None:
+        return "failed", str(mistake), 2
+    return "failed", f"{type(error).__name__}: {error}".splitlines()[0], 1
+
+
 def _find_mistake(error: BaseException) -> UserError | None:
     """Return the user's mistake that an error carries, however many layers of Ray are around it."""
     waiting: list[BaseException] = [error]
@@ -206,8 +252,3 @@ def _find_mistake(error: BaseException) -> UserError | None:
             if isinstance(found, BaseException) and id(found) not in looked_at
         ]
     return None
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    log.error("%s", message)
-    sys.exit(status)

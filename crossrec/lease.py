@@ -170,6 +170,15 @@ def confirm(store: Store, run_id: str) -> None:
             raise lease.lost
 
 
+def seconds_since_beat(store: Store, run_id: str) -> float | None:
+    """Return how long ago, by the clocks of two machines, a job held the run; None: none does."""
+    _, found = _find_newest(store, run_id)
+    if found is None or found["released"]:
+        return None
+    beat = dt.datetime.fromisoformat(found["beat_at"])
+    return (dt.datetime.now(dt.UTC) - beat).total_seconds()
+
+
 def _wait_for_death(store: Store, run_id: str, number: int, found: dict[str, Any]) -> None:
     """Return once a lease has not moved for DEAD_AFTER_S or is released.
 

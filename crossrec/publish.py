@@ -59,6 +59,7 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
         summary |= {
             "run_id": config.run_id,
             "manifest": store.uri(pointer["manifest"]),
+            "created": manifest["created"],
             "files": len(files),
             "rows": sum(file["rows"] for file in files),
             "bytes": sum(file["bytes"] for file in files),

@@ -247,6 +247,12 @@ class Store:
         names = {path.rsplit("/", 1)[-1] for path in paths}
         return sorted(name for name in names if not name.startswith("."))
 
+    def size(self, path: str) -> int:
+        """Return the bytes of all that is in a folder."""
+        full = self.full_path(path)
+        with self._explained(path):
+            return sum(file["size"] for file in self._filesystem.find(full, detail=True).values())
+
     def delete(self, path: str) -> None:
         """Remove an object, or a folder with all that is in it; do nothing where there is none."""
         full = self.full_path(path)

@@ -60,7 +60,16 @@ The first line that matches is taken."""
 
 OTHER_REASON = (set[str](), "a store that serves the request", "see the error behind this one")
 
-SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRET_VARIABLES = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "CROSSREC_WEBHOOK",
+    "HF_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "RAY_AUTH_TOKEN",
+    "WANDB_API_KEY",
+)
 OPEN_OPTIONS = ("endpoint_url", "region_name")
 """Options that an error message may show; it shows the value of no other."""
 
@@ -121,7 +130,7 @@ def _found(error: Exception, options: Mapping[str, Any]) -> str:
 
 
 def without_secrets(text: str, options: Mapping[str, Any]) -> str:
-    """Return the text with the values of options and of secret AWS variables starred out.
+    """Return the text with the values of options and of secret variables starred out.
 
     >>> without_secrets("bad key abc123", {"client": {"key": "abc123"}, "endpoint_url": "bad"})
     'bad key ***'

@@ -11,5 +11,5 @@ from crossrec.job import run_job
 if __name__ == "__main__":
     if sys.argv[1:2] == ["rollback"]:
         del sys.argv[1]
-        run_job(__doc__, "crossrec.publish:switch_back")
+        run_job(__doc__, "crossrec.publish:switch_back", is_of_run=False)
     run_job(__doc__, "crossrec.publish:publish")

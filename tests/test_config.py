@@ -162,6 +162,44 @@ def test_secret_of_the_wrong_type_is_not_told(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+WEBHOOK = "https://hooks.example.org/T0/hunter2#1"
+
+
+def test_webhook_is_text_as_typed_and_in_no_repr(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path), [f"notify.webhook={WEBHOOK}"])
+    assert config.notify.webhook is not None
+    assert config.notify.webhook.get_secret_value() == WEBHOOK
+    assert load_config(write(tmp_path), ["notify.webhook=null"]).notify.webhook is None
+    said = (repr(config), str(config.notify), json.dumps(config.public()), config.model_dump_json())
+    assert not [text for text in said if "hunter2" in text]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "notify.webhook=ftp://hunter2",
+        "notify.webhook=hooks.example.org/hunter2",
+        "notify.webhook=https:///hunter2",
+        "notify.webhook=https://h:hunter2/",
+        "notify=https://h/hunter2",
+        "notify={webhook: https://h/hunter2",
+        "storage.options={secret: hunter2",
+    ],
+)
+def test_secret_that_is_wrong_is_refused_without_being_told(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match=r"(notify|storage\.options).*: expected") as error:
+        load_config(write(tmp_path), [override])
+    assert "hunter2" not in str(error.value)
+
+
+def test_broken_file_is_told_by_its_place_not_by_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("storage:\n  root: /x\n  options: {secret: hunter2\nseed: 3: 4\n")
+    with pytest.raises(ConfigError, match=r"in line 4, column 5; mend the file") as error:
+        load_config(str(path), [])
+    assert "hunter2" not in str(error.value)
+
+
 def test_config_is_frozen(tmp_path: Path) -> None:
     config = load_config(write(tmp_path), [])
     with pytest.raises(ValueError, match="frozen"):

@@ -5,14 +5,26 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.nights import DOMAINS, Night, change
+from tests.webhook import Webhook, webhook
 
 ROOT = Path(__file__).parents[1]
-JOBS = ("prepare", "finetune", "evaluate", "gate", "score", "publish", "nightly", "tune")
+JOBS = (
+    "prepare",
+    "finetune",
+    "evaluate",
+    "gate",
+    "score",
+    "publish",
+    "nightly",
+    "tune",
+    "status",
+)
 
 
 def run_job(
@@ -128,13 +140,44 @@ def test_nightly_ends_with_a_line_of_json(
 ) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(night.config.public()))
-    ended = run_job(str(path), variables=joined)
+    with webhook() as server:
+        told = {"CROSSREC_WEBHOOK": f"{server.url}/hunter2"}
+        ended = run_job(str(path), variables={**joined, **told})
     assert ended.returncode == 0, ended.stderr
     summary = json.loads(ended.stdout.splitlines()[-1])
+    check_record(night, server, summary)
+    assert "hunter2" not in ended.stdout + ended.stderr
     assert summary["run_id"] == "night"
     assert summary["scores"] == night.store.uri("runs/night/scores")
     assert summary["pairs"] == summary["users"] * len(DOMAINS)
     assert summary["ndcg@10"] == night.summary["ndcg@10"]
+
+
+def check_record(night: Night, server: Webhook, summary: dict[str, Any]) -> None:
+    """Hold what the night leaves for operators against what it printed."""
+    said = night.read_json("summary.json")
+    (request,) = server.requests
+    assert json.loads(request.body) == said
+    assert (said["status"], said["exit_code"], said["command"]) == ("done", 0, "nightly")
+    # What is fine-tuned already is no stage of the rerun.
+    stages = {name: entry["seconds"] for name, entry in said["stages"].items()}
+    assert stages == {
+        name: summary["seconds"][name] for name in ("prepare", "evaluate", "score", "publish")
+    }
+    assert said["rows"]["in"] == night.events.num_rows + night.items.num_rows
+    assert said["rows"]["out"] == said["publication"]["pairs"] == summary["pairs"]
+    ndcg = summary["ndcg@10"]
+    own = {"model", "without_sequence", "step0"}
+    best = max((name for name in ndcg if name not in own), key=lambda name: ndcg[name])
+    assert said["metrics"] == {
+        "ndcg@10": ndcg["model"],
+        "best_baseline": best,
+        "best_baseline_ndcg@10": ndcg[best],
+    }
+    folder = Path(night.store.full_path("runs/night"))
+    files = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    # Its own last writing came after it looked.
+    assert said["bytes"] == pytest.approx(files, abs=10_000)
 
 
 def test_job_starts_a_ray_of_its_own(tmp_path: Path) -> None:

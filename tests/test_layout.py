@@ -14,7 +14,14 @@ ALL_CODE = [*MODULES, *sorted((ROOT / "jobs").rglob("*.py"))]
 STORAGE = {"storage", "storage_errors", "claims", "disk", "s3"}
 """Where files are read and written: the first is what others use, the others are behind it."""
 
-CONFIG = {"config", "config_nightly", "config_training", "config_tune", "configfile"}
+CONFIG = {
+    "config",
+    "config_nightly",
+    "config_notify",
+    "config_training",
+    "config_tune",
+    "configfile",
+}
 GROUND_FLOOR = {"schema", "errors", "runlog"} | CONFIG | STORAGE
 ENCODE = {"encode", "encode_images", "vectorcache", "nodes"}
 EVERY_STAGE = {
@@ -53,7 +60,11 @@ MAY_IMPORT = {
     "verify": {"data", "verify_lists"},
     "publish": {"current", "lease", "retention", "verify"},
     "tune": {"data", "model", "train"} | ENCODE,
-    "job": {"data", "lease"},
+    "notify": set[str](),
+    "runmetrics": set[str](),
+    "runsummary": {"current", "lease"},
+    "status": {"current", "lease", "runsummary"},
+    "job": {"data", "lease", "notify", "runmetrics", "runsummary"},
     "nightly": EVERY_STAGE,
     "bench": {"data", "job", "model", "train", "score", "publish"},
 }

@@ -103,6 +103,13 @@ def test_delete_removes_a_folder_and_nothing_else(store: Store) -> None:
     assert store.list("") == ["run-1.json", "run-10"]
 
 
+def test_size_of_a_folder_is_that_of_all_below_it(store: Store) -> None:
+    for path, size in (("run-1/a", 3), ("run-1/b/c", 40), ("run-10/a", 500), ("run-1.json", 6_000)):
+        store.write_bytes(path, b"1" * size)
+    assert store.size("run-1") == 3 + 40
+    assert store.size("never") == 0
+
+
 def test_delete_removes_an_object_and_ignores_what_is_not_there(store: Store) -> None:
     store.write_bytes("a", b"1")
     store.delete("a")

@@ -63,6 +63,8 @@ def prepare(config: Config, store: Store) -> dict[str, Any]:
         counts = ("users", "events", "items", "buckets")
         facts |= {"rows": rows, **{name: summary[name] for name in counts}}
         facts["rejected"] = sum(sum(table.values()) for table in summary["rejects"].values())
+        shares = _bad_shares(config, summary)
+        facts["rejected_share"] = round(max(shares.values()), 6)
         facts["folder"] = store.uri(folder)
     result = {"prepared": folder, "seconds": facts["seconds"], **summary}
     store.write_json(f"runs/{config.run_id}/{RECORD}", result)
@@ -246,6 +248,17 @@ def _check_shares(config: Config, store: Store, summary: Mapping[str, Any]) -> N
         rows = sum(entry["rows"] for entry in summary["inputs"] if entry["table"] == table)
         limit = config.data.max_reject_share
         check_share(table, _bad_reasons(config, summary["rejects"][table]), rows, limit, kept)
+
+
+def _bad_shares(config: Config, summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return by table the share of its rows that data.max_reject_share is held against."""
+    return {
+        table: bad_share(
+            _bad_reasons(config, summary["rejects"][table]),
+            sum(entry["rows"] for entry in summary["inputs"] if entry["table"] == table),
+        )
+        for table in ("items", "events")
+    }
 
 
 def _bad_reasons(config: Config, reasons: Mapping[str, int]) -> Mapping[str, int]:

@@ -23,7 +23,7 @@ from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.calibration import judge_calibration
 from crossrec.evaluate.exposure import measure_exposure
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
-from crossrec.evaluate.judged import MODEL, PUBLISHED
+from crossrec.evaluate.judged import MODEL, PUBLISHED, best_baseline, ndcg_of
 from crossrec.evaluate.metrics import (
     KS,
     find_ranks,
@@ -89,6 +89,9 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         write_report(metrics, store)
         best = metrics["systems"]["model"]["all"] or {}
         facts |= {"pairs": metrics["holdout"]["pairs"], "ndcg@10": best.get("ndcg@10")}
+        if (baseline := best_baseline(metrics)) is not None:
+            reached = ndcg_of(metrics, baseline)
+            facts["baseline"] = {"best_baseline": baseline, "best_baseline_ndcg@10": reached}
         facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": facts["seconds"]}
 

@@ -20,6 +20,7 @@ from crossrec.storage import Store
 from tests.nights import DOMAINS, Night, change, modified
 from tests.score.lost_node_run import ACTORS
 from tests.test_jobs import run_job
+from tests.webhook import webhook
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,8 +103,17 @@ def test_score_after_a_killed_driver_does_what_is_missing(
     before = recorded_files(store, config)
     missing = BUCKETS - len(done(store, config))
     assert 0 < missing < BUCKETS
-    ended = run_job(str(path), job="score", variables=joined)
+    killed = store.read_json("runs/killed-driver/summary.json")
+    assert (killed["status"], killed["stages"]["score"]["status"]) == ("running", "running")
+    with webhook() as server:
+        told = {"CROSSREC_WEBHOOK": server.url}
+        ended = run_job(str(path), job="score", variables={**joined, **told})
     assert ended.returncode == 0, ended.stderr
+    said = store.read_json("runs/killed-driver/summary.json")
+    assert [json.loads(request.body) for request in server.requests] == [said]
+    assert (said["status"], said["attempts"]) == ("done", {"score": 2})
+    assert said["stages"]["score"]["facts"]["rescored_buckets"] == missing
+    assert said["began"] == killed["began"]
     assert json.loads(ended.stdout.splitlines()[-1])["rescored_buckets"] == missing
     after = recorded_files(store, config)
     assert {path: after[path] for path in before} == before
