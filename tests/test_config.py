@@ -99,6 +99,11 @@ def test_misspelt_section_names_the_one_that_is_meant(tmp_path: Path) -> None:
         ("train.strategy=fsdp model.adapter=adalora", r"fsdp: adalora ranks whole matrices"),
         ("train.unfreeze_epochs=1", r"train\.unfreeze_epochs: the backbone learns nothing"),
         ("train.layer_decay=0.9", r"train\.layer_decay: the backbone learns nothing"),
+        ("model.image_trainable=all", r"model: image_trainable needs image_backbone"),
+        (
+            "model.image_backbone=x model.image_trainable=top train.strategy=fsdp",
+            r"train\.strategy fsdp: it shares out text backbones, not model\.image_backbone",
+        ),
         ("model.adapter_targets=[query]", r"adapter_targets needs model\.adapter lora or adalora"),
         (
             "model.adapter=adalora train.unfreeze_epochs=1",
@@ -114,6 +119,12 @@ def test_misspelt_section_names_the_one_that_is_meant(tmp_path: Path) -> None:
 def test_wrong_value_is_told_with_its_key(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, "run_id: night\n"), override.split(" "))
+
+
+def test_a_model_of_images_that_learns_has_layers_to_tell_apart(tmp_path: Path) -> None:
+    said = ["model.image_backbone=x", "model.image_trainable=top", "train.layer_decay=0.9"]
+    config = load_config(write(tmp_path), said)
+    assert (config.model.images_learn, config.model.backbone_learns) == (True, False)
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:

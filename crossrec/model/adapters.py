@@ -9,7 +9,7 @@ lacks, is here.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -56,15 +56,24 @@ def select_trainable(backbone: TextBackbone, settings: ModelConfig) -> list[nn.P
     if settings.adapter != "none":
         _add_adapter(backbone, settings)
         return [part for part in backbone.parameters() if part.requires_grad]
-    backbone.requires_grad_(settings.trainable == "all")
-    if settings.trainable == "top":
-        for layer in find_layers(backbone.model, settings.top_layers)[-settings.top_layers :]:
-            layer.requires_grad_(True)
+    select_layers(backbone.model, settings.trainable, settings.top_layers)
     # A pooler on top is not used by mean pooling: it would never get a gradient.
     for name, parameter in backbone.model.named_parameters():
         if name.startswith("pooler."):
             parameter.requires_grad_(False)
     return [part for part in backbone.parameters() if part.requires_grad]
+
+
+def select_layers(model: nn.Module, trainable: str, top_layers: int) -> None:
+    """Freeze all of a model but its last `top_layers` layers ("top"), or nothing of it ("all").
+
+    Raises:
+        ConfigError: as `find_layers`.
+    """
+    model.requires_grad_(trainable == "all")
+    if trainable == "top":
+        for layer in find_layers(model, top_layers)[-top_layers:]:
+            layer.requires_grad_(True)
 
 
 def check_trainable(source: str, settings: ModelConfig) -> None:
@@ -84,18 +93,27 @@ def check_trainable(source: str, settings: ModelConfig) -> None:
 
 
 def find_layers(model: nn.Module, at_least: int = 1) -> list[nn.Module]:
-    """Return the transformer's layers, the lowest first: its longest list of modules.
+    """Return a model's layers, the lowest first: its longest list of modules that is in no other.
+
+    Of a ResNet, or another model of images that narrows in stages, those are the stages.
 
     Raises:
         ConfigError: no list has as many.
     """
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    deepest = list(max(stacks, key=len, default=[]))
+    deepest = list(max(_outer_lists(model), key=len, default=[]))
     if len(deepest) < at_least:
         found = f"{len(deepest)} layers in {type(model).__name__}"
         mend = "use a smaller number"
         raise ConfigError(explain("model.top_layers", "at most the backbone's layers", found, mend))
     return deepest
+
+
+def _outer_lists(module: nn.Module) -> Iterator[nn.ModuleList]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield child
+        else:
+            yield from _outer_lists(child)
 
 
 def depths(model: nn.Module) -> dict[nn.Parameter, int]:

@@ -8,7 +8,7 @@ training
 models/<model_id>/README.md, checksums.json, metrics.json   beside a published one
 models/<model_id>/backbone/           the text backbone, as transformers reads it; bottleneck
 adapters, which transformers does not know, lie beside its weights
-models/<model_id>/image_backbone/     the model of images, where there is one
+models/<model_id>/image_backbone/     the model of images, where there is one, in the same form
 
 model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
@@ -122,7 +122,8 @@ def _save_vision(store: Store, folder: str, vision: VisionBackbone | BackboneFol
         if isinstance(vision, BackboneFolder):
             files, digest = vision.files, vision.digest
         else:
-            vision.model.save_pretrained(scratch)
+            # A pooler that is made up would count as one that is not, once it is in the file.
+            vision.model.save_pretrained(scratch, state_dict=vision.weights())
             vision.processor.save_pretrained(scratch)
             files, digest = sorted(Path(scratch).iterdir()), vision_digest(vision)
         for path in files:

@@ -14,7 +14,13 @@ from crossrec.model.adapters import check_trainable
 from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
 from crossrec.model.checkpoint import load_model_backbone
 from crossrec.model.fetch import Pin
-from crossrec.model.vision import VisionBackbone, check_vision, load_vision, vision_digest
+from crossrec.model.vision import (
+    VisionBackbone,
+    check_image_layers,
+    check_vision,
+    load_vision,
+    vision_digest,
+)
 from crossrec.model.weights import (
     BackboneFolder,
     files_digest,
@@ -111,7 +117,9 @@ class BackboneSource:
         if self.settings.backbone_learns:
             check_trainable(place, self.settings)
         if self.has_images:
-            check_vision(self.locate(IMAGES), self.settings.trust_remote_code)
+            config, _ = check_vision(self.locate(IMAGES), self.settings.trust_remote_code)
+            if self.settings.images_learn:
+                check_image_layers(config, self.settings)
 
     def digest(self) -> str:
         """Return what names the vectors of this backbone; loads only one of a hub.
@@ -151,7 +159,7 @@ class BackboneSource:
         return vision_digest(self.load_vision())
 
     def vision(self) -> VisionBackbone | BackboneFolder | None:
-        """Return what `save_model` writes of the model of images, which never learns."""
+        """Return what `save_model` writes of a model of images that was not trained."""
         if not self.has_images:
             return None
         place = Path(self.locate(IMAGES))

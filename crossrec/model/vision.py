@@ -1,4 +1,4 @@
-"""A frozen pretrained model of images that turns encoded pictures into vectors.
+"""A pretrained model of images that turns encoded pictures into vectors.
 
 In: a folder of weights, or a hub id, and images as bytes. Out: one L2-normalised float32 vector an
 image.
@@ -11,14 +11,17 @@ Tensor suffixes: B images, C channels, H and W height and width, T tokens, V wid
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from crossrec.config import ModelConfig
 from crossrec.data.picture import BadImage, decode_image
 from crossrec.errors import ConfigError, explain
+from crossrec.model.adapters import select_layers
 from crossrec.model.pooling import pool
 
 if TYPE_CHECKING:
@@ -33,7 +36,11 @@ class VisionBackbone(nn.Module):
     """Image processor, model and pooling in one, then the L2 norm.
 
     pooling: "pooler", what the model itself makes of an image (of a ResNet the mean of its map); or
-    of its tokens "cls", the first, or "mean". width: of a vector.
+    of its tokens "cls", the first, or "mean". width: of a vector. shape: (C, H, W) of what it
+    reads. lacks_pooler: whether its pooler is made up, for want of weights, and not used.
+
+    Batch norms keep the statistics that they came with, in training too, so that an image has one
+    vector whatever else is in its batch; their scales and shifts may learn.
     """
 
     def __init__(
@@ -44,11 +51,28 @@ class VisionBackbone(nn.Module):
         super().__init__()
         self.model = model
         self.processor = processor
+        self.lacks_pooler = lacks_pooler
         # Models name their widths in many ways, so one image is encoded to see.
         pixels_1CHW = self.pixels(Image.new("RGB", (64, 64)))
+        self.shape = pixels_1CHW.shape[1:]
         self.pooling = _pooling(model, pixels_1CHW, lacks_pooler)
         with torch.inference_mode():
             self.width = int(self(pixels_1CHW).shape[1])
+
+    def train(self, mode: bool = True) -> Self:
+        """Set dropout on or off; batch norms stay as they are."""
+        super().train(mode)
+        for part in self.modules():
+            if isinstance(part, _BatchNorm):
+                part.eval()
+        return self
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of the model but those of a pooler that is made up."""
+        tensors = self.model.state_dict()
+        if not self.lacks_pooler:
+            return tensors
+        return {name: tensor for name, tensor in tensors.items() if not _is_of_pooler(name)}
 
     def pixels(self, image: "Image") -> Tensor:
         """Return (1, C, H, W) float32, resized and normalised as the model was trained."""
@@ -66,6 +90,10 @@ class VisionBackbone(nn.Module):
             mask_BT = torch.ones(hidden_BTV.shape[:2], dtype=torch.int64, device=hidden_BTV.device)
             pooled_BV = pool(hidden_BTV, mask_BT, self.pooling)
         return nn.functional.normalize(pooled_BV.float(), dim=-1)
+
+
+def _is_of_pooler(name: str) -> bool:
+    return "pooler" in name.split(".")
 
 
 def _pixels(processor: Any, image: "Image") -> Tensor:
@@ -140,7 +168,7 @@ def load_vision(source: str, trust_remote_code: bool = False) -> VisionBackbone:
     # Transformers draws weights that a file lacks at random. A pooler without its own, as of a
     # classifier's export, is gone without; anything else means other vectors in every process.
     lacking = sorted(loading["missing_keys"])
-    others = [name for name in lacking if "pooler" not in name.split(".")]
+    others = [name for name in lacking if not _is_of_pooler(name)]
     if others:
         expected = f"all weights of {config.model_type}"
         raise ConfigError(explain(where, expected, f"no {others[0]}", mend))
@@ -160,10 +188,37 @@ def _pooling(model: "PreTrainedModel", pixels_1CHW: Tensor, lacks_pooler: bool) 
 def vision_digest(backbone: VisionBackbone) -> str:
     """Return the sha256 of all weights and of how images are read."""
     digest = hashlib.sha256(f"{backbone.pooling}|{backbone.processor.to_json_string()}".encode())
-    for name, tensor in sorted(backbone.model.state_dict().items()):
+    for name, tensor in sorted(backbone.weights().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def select_image_layers(backbone: VisionBackbone, settings: ModelConfig) -> None:
+    """Freeze all of a model of images but what `image_trainable` and `top_layers` name.
+
+    Raises:
+        ConfigError: it has no list of layers, or stages, that is as long.
+    """
+    select_layers(backbone.model, settings.image_trainable, settings.top_layers)
+    for name, parameter in backbone.model.named_parameters():
+        # Not used, it would never get a gradient.
+        if _is_of_pooler(name) and backbone.pooling != "pooler":
+            parameter.requires_grad_(False)
+
+
+def check_image_layers(config: Any, settings: ModelConfig) -> None:
+    """Try the settings on a model of images, by its config, without its weights.
+
+    Raises:
+        ConfigError: as `select_image_layers`.
+    """
+    from transformers import AutoModel
+
+    auto: Any = AutoModel
+    with torch.device("meta"):
+        model = auto.from_config(config, trust_remote_code=settings.trust_remote_code)
+    select_layers(model, settings.image_trainable, settings.top_layers)
 
 
 @torch.inference_mode()

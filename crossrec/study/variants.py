@@ -58,8 +58,8 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
     alone = [Variant(f"{domain.name} alone", "domain", config, domain) for domain in domains]
     if len(domains) == 1:
         alone = []
-    if config.model.backbone_learns:
-        other = _with_model(config, trainable="head", adapter="none")
+    if _backbone_learns(config):
+        other = _with_model(config, trainable="head", adapter="none", image_trainable="head")
     else:
         other = _with_learning_backbone(config)
     backbone = Variant(backbone_name(other), "backbone", other)
@@ -68,9 +68,13 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
 
 def backbone_name(config: Config) -> str:
     """Return what the report calls a model by what of its backbone learned."""
-    if config.model.backbone_learns:
+    if _backbone_learns(config):
         return "fine-tuned backbone"
     return FROZEN
+
+
+def _backbone_learns(config: Config) -> bool:
+    return config.model.backbone_learns or config.model.images_learn
 
 
 def _with_learning_backbone(config: Config) -> Config:

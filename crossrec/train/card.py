@@ -36,6 +36,15 @@ plain = AutoModel.from_pretrained(f"{root}/{folder}/backbone")
 tokenizer = AutoTokenizer.from_pretrained(f"{root}/{folder}/backbone")
 """
 
+LOAD_IMAGES = """\
+
+# The model of images:
+from transformers import AutoImageProcessor
+
+image_model = AutoModel.from_pretrained(f"{root}/{folder}/image_backbone")
+image_processor = AutoImageProcessor.from_pretrained(f"{root}/{folder}/image_backbone")
+"""
+
 
 def write_card(config: Config, store: Store, summary: Mapping[str, Any]) -> None:
     """Write the card of a model that `train_models` has finished.
@@ -62,6 +71,7 @@ def render_card(
         "tags": ["recommendation", "cross-domain"],
         "base_model": backbone,
     }
+    load = LOAD + (LOAD_IMAGES if config.model.image_backbone is not None else "")
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {summary['model'].rsplit('/', 1)[1]}",
@@ -72,7 +82,7 @@ def render_card(
         f"## Quality\n\n{_quality(config, summary)}",
         f"## Settings\n\n{_yaml(config)}",
         f"## Loading, without Ray\n\n```python\n"
-        f"{LOAD.replace('{root}', root).replace('{folder}', summary['model'])}```",
+        f"{load.replace('{root}', root).replace('{folder}', summary['model'])}```",
         "Weights are safetensors; no file of this folder is unpickled. `checksums.json` has the "
         "sha256 of each.",
         f"## Versions\n\n{_versions()}",

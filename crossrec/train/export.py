@@ -10,6 +10,7 @@ from crossrec.model.adapters import select_trainable
 from crossrec.model.backbone import TextBackbone
 from crossrec.model.checkpoint import Model, save_model, tensors_below
 from crossrec.model.objectives import Objective
+from crossrec.model.vision import VisionBackbone
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob
 
@@ -65,11 +66,18 @@ def export_phase(phase: Phase, task: Task, weights: Mapping[str, Tensor], chosen
     }
     model = Model(job.model, recommender, task.items, domains, facts)
     texts = job.source.untrained() if task.texts is None else _trained_backbone(job, weights)
-    save_model(job.store, phase.folder, model, texts, job.source.vision())
+    images = job.source.vision() if task.images is None else _trained_vision(job, weights)
+    save_model(job.store, phase.folder, model, texts, images)
 
 
 def _trained_backbone(job: TrainJob, weights: Mapping[str, Tensor]) -> TextBackbone:
     backbone = job.source.load()
     select_trainable(backbone, job.model)
-    backbone.load_state_dict(tensors_below("text_of.backbone.", weights))
+    backbone.load_state_dict(tensors_below("text_of.texts.backbone.", weights))
+    return backbone
+
+
+def _trained_vision(job: TrainJob, weights: Mapping[str, Tensor]) -> VisionBackbone:
+    backbone = job.source.load_vision()
+    backbone.load_state_dict(tensors_below("text_of.images.backbone.", weights))
     return backbone

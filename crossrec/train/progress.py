@@ -56,7 +56,7 @@ class Trained(Protocol):
 
     @property
     def learning_backbone(self) -> TextBackbone | None:
-        """The backbone, where it learns."""
+        """The backbone of texts, where it learns."""
 
 
 @dataclass

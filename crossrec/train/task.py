@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import Prepared, read_catalogue
+from crossrec.data.imagefile import fetch_images
 from crossrec.data.replay import Activity, before, load_activity, sample_histories
 from crossrec.model.adapters import (
     adapter_penalty,
@@ -24,7 +25,7 @@ from crossrec.model.adapters import (
     select_trainable,
     step_adapter,
 )
-from crossrec.model.backbone import TextBackbone, encode_texts
+from crossrec.model.backbone import TextBackbone
 from crossrec.model.carry import carry_over
 from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import ItemState, item_state
@@ -32,11 +33,13 @@ from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targe
 from crossrec.model.rating import RatingLoss, fit_scale
 from crossrec.model.recommender import HistoryBatch, Recommender
 from crossrec.model.source import BackboneSource
+from crossrec.model.vision import select_image_layers
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 from crossrec.train.continued import Anchor, Start
+from crossrec.train.learning import LearningImages, LearningItems, LearningTexts
 from crossrec.train.optimize import build_optimizer, set_rates
-from crossrec.train.sharding import clip_gradients, is_sharded, place_among_workers, shard
+from crossrec.train.sharding import clip_gradients, is_sharded, shard
 from crossrec.vectorcache import read_vectors
 
 
@@ -75,56 +78,16 @@ class TrainJob:
         return self.train.objective == "mse"
 
 
-class LearningTexts(nn.Module):
-    """Text vectors through a backbone that learns: each call encodes anew, with gradients.
-
-    images_IV: vectors of the items' images, which stay as they are and are put beside the texts'.
-    """
-
-    def __init__(
-        self, backbone: TextBackbone, texts: list[str], images_IV: Tensor | None = None
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.texts = texts
-        self.images_IV = torch.zeros(len(texts), 0) if images_IV is None else images_IV
-        self.tokens_read = 0
-
-    def forward(self, rows_U: Tensor) -> Tensor:
-        """Return the vectors (U, T) of catalogue rows; zero where there is no text, or image."""
-        texts = [self.texts[row] for row in rows_U.tolist()]
-        tokens = {
-            name: part.to(rows_U.device) for name, part in self.backbone.tokenize(texts).items()
-        }
-        self.tokens_read += tokens["input_ids"].numel()
-        has_text_U1 = torch.tensor([[bool(text)] for text in texts], device=rows_U.device)
-        texts_UT = torch.where(has_text_U1, self.backbone(**tokens), 0.0)
-        return torch.cat([texts_UT, self.images_IV[rows_U].to(texts_UT)], 1)
-
-    def whole(self) -> Tensor:
-        """Return the vectors (I, T) of all items, without gradients.
-
-        All workers take part: each encodes its share of the texts.
-        """
-        share = place_among_workers()
-        texts_IT = torch.from_numpy(encode_texts(self.backbone, self.texts, share))
-        texts_IT = texts_IT.to(self.images_IV)
-        if share[1] > 1:
-            distributed.all_reduce(texts_IT)
-        return torch.cat([texts_IT, self.images_IV], 1)
-
-
 @dataclass
 class Task:
     """What a worker trains, and what validation needs beside it.
 
-    texts: learning text source, None where the backbone is frozen. vectors_IT: text vectors before
-    training.
+    learning: the items' vectors, where a backbone learns. vectors_IT: those before training.
     items: rows of the id embedding, as `model.checkpoint.Model.items`.
     """
 
     loss: NextEventLoss
-    texts: LearningTexts | None
+    learning: LearningItems | None
     vectors_IT: Tensor
     items: pa.Table
     activity: Activity
@@ -140,13 +103,23 @@ class Task:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @property
+    def texts(self) -> LearningTexts | None:
+        """The texts, where their backbone learns."""
+        return self.learning.texts if self.learning is not None else None
+
+    @property
+    def images(self) -> LearningImages | None:
+        """The images, where their backbone learns."""
+        return self.learning.images if self.learning is not None else None
+
+    @property
     def learning_backbone(self) -> TextBackbone | None:
-        """The backbone, where it learns."""
+        """The backbone of texts, where it learns."""
         return self.texts.backbone if self.texts is not None else None
 
     @property
     def tokens_read(self) -> int:
-        """Tokens, padding included, that a backbone that learns has read in training."""
+        """Tokens, padding included, that a text backbone that learns has read in training."""
         return self.texts.tokens_read if self.texts is not None else 0
 
     def step(self, step: int, epoch: int) -> float:
@@ -169,7 +142,7 @@ class Task:
     def item_state(self) -> ItemState:
         """Return the vectors of the whole catalogue under the current weights; all take part."""
         self.loss.eval()
-        vectors_IT = self.vectors_IT if self.texts is None else self.texts.whole().to(self.device)
+        vectors_IT = self.vectors_IT if self.learning is None else self.learning.whole()
         return item_state(
             self.loss.recommender, vectors_IT, self.loss.items.ids_I, self.loss.items.counts_I
         )
@@ -209,12 +182,7 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     if job.start is not None:
         names = [domain.name for domain in job.prepared.domains]
         carry_over(recommender, items, names, load_model(job.store, job.start.folder))
-    texts, learning = None, {}
-    if job.model.backbone_learns:
-        backbone = job.source.load()
-        images_IV = vectors_IT[:, backbone.width :]
-        texts = LearningTexts(backbone, catalogue["text"].to_pylist(), images_IV)
-        learning = _let_learn(texts.backbone, job, device)
+    learning, depth_of = _learning_items(job, catalogue, vectors_IT, device)
     table = ItemTable(
         torch.from_numpy(np.where(has_id, np.cumsum(has_id) - 1, -1)).to(device),
         torch.from_numpy(counts.astype(np.float32)).to(device),
@@ -226,23 +194,23 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     kind = RatingLoss if job.is_of_ratings else NextEventLoss
     loss = kind(
         recommender,
-        texts if texts is not None else vectors_IT.__getitem__,
+        learning if learning is not None else vectors_IT.__getitem__,
         table,
         Objective(job.train.objective, job.train.gbce_t),
     ).to(device)
     total_steps = count_steps(job, activity)
-    if texts is not None:
-        schedule_adapter(texts.backbone, total_steps)
+    if learning is not None and learning.texts is not None:
+        schedule_adapter(learning.texts.backbone, total_steps)
     if job.train.compile:
         compile_modules(loss)
     head = [*recommender.parameters(), *loss.levels]
-    optimizer = build_optimizer(head, learning, job.train)
+    optimizer = build_optimizer(head, depth_of, job.train)
     anchor = None
     if job.start is not None and job.train.anchor:
         anchor = Anchor(optimizer, job.train.anchor)
     return Task(
         loss,
-        texts,
+        learning,
         vectors_IT,
         items,
         activity,
@@ -254,16 +222,39 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
     )
 
 
-def _let_learn(
-    backbone: TextBackbone, job: TrainJob, device: torch.device
-) -> dict[nn.Parameter, int]:
-    """Make what the settings name learn; return it with how far below the top each part lies."""
+def _learning_items(
+    job: TrainJob, catalogue: pa.Table, vectors_IT: Tensor, device: torch.device
+) -> tuple[LearningItems | None, dict[nn.Parameter, int]]:
+    """Let of both backbones learn what the settings name.
+
+    Returns:
+        The items' vectors, where one learns; what does, with how far below the top each part lies.
+    """
+    texts = images = None
+    if job.model.backbone_learns:
+        texts = LearningTexts(job.source.load(), catalogue["text"].to_pylist())
+        _let_learn(texts.backbone, job, device)
+    if job.model.images_learn:
+        backbone = job.source.load_vision()
+        select_image_layers(backbone, job.model)
+        files = fetch_images(job.store, job.prepared)
+        images = LearningImages(backbone, files, job.train.gradient_checkpointing)
+    learners = [learner for learner in (texts, images) if learner is not None]
+    depth_of = {
+        part: depth
+        for learner in learners
+        for part, depth in depths(learner.backbone.model).items()
+        if part.requires_grad
+    }
+    return LearningItems(vectors_IT, texts, images) if learners else None, depth_of
+
+
+def _let_learn(backbone: TextBackbone, job: TrainJob, device: torch.device) -> None:
     select_trainable(backbone, job.model)
     if job.train.gradient_checkpointing:
         backbone.checkpoint_activations()
     if job.train.strategy == "fsdp":
         shard(backbone.model, device, job.train.precision)
-    return {part: depth for part, depth in depths(backbone.model).items() if part.requires_grad}
 
 
 def count_steps(job: TrainJob, activity: Activity) -> int:
@@ -281,5 +272,7 @@ def compile_modules(loss: NextEventLoss) -> None:
     """Compile in place what runs at every step; batches differ in length, so shapes are dynamic."""
     loss.recommender.encoder.compile(dynamic=True)
     # Shared out, a backbone comes together by hooks, which are not for a compiler.
-    if isinstance(loss.text_of, LearningTexts) and not is_sharded(loss.text_of):
-        loss.text_of.backbone.model.compile(dynamic=True)
+    if isinstance(loss.text_of, LearningItems) and not is_sharded(loss.text_of):
+        for learner in (loss.text_of.texts, loss.text_of.images):
+            if learner is not None:
+                learner.backbone.model.compile(dynamic=True)

@@ -11,6 +11,7 @@ from crossrec.model.adapters import (
     adapter_penalty,
     check_trainable,
     depths,
+    find_layers,
     merged,
     put_bottlenecks,
     schedule_adapter,
@@ -50,6 +51,15 @@ def train(backbone: TextBackbone, chosen: list[torch.nn.Parameter], steps: int =
         optimizer.step()
         step_adapter(backbone, step)
         optimizer.zero_grad()
+
+
+def test_layers_of_a_model_in_stages_are_the_stages() -> None:
+    """Not the blocks of the deepest stage, of which there are more."""
+    from transformers import ConvNextConfig, ConvNextModel
+
+    sizes: dict[str, Any] = {"hidden_sizes": [4, 4, 4], "depths": [1, 5, 1], "num_stages": 3}
+    model: Any = ConvNextModel(ConvNextConfig(**sizes))
+    assert find_layers(model) == list(model.encoder.stages)
 
 
 def test_head_freezes_the_backbone(backbone: TextBackbone) -> None:

@@ -42,12 +42,20 @@ def test_a_single_domain_has_no_twin() -> None:
     assert all(variant.domain is None for variant in plan_variants(config(), [SHOP]))
 
 
-@pytest.mark.parametrize("trainable", ["top", "all"])
-def test_a_backbone_that_learns_is_compared_with_a_frozen_one(trainable: str) -> None:
+@pytest.mark.parametrize(
+    "learning",
+    [
+        {"trainable": "top"},
+        {"trainable": "all"},
+        {"image_backbone": "x", "image_trainable": "all"},
+    ],
+)
+def test_a_backbone_that_learns_is_compared_with_a_frozen_one(learning: dict[str, str]) -> None:
     (backbone,) = [
         variant
-        for variant in plan_variants(config(trainable=trainable), [SHOP])
+        for variant in plan_variants(config(**learning), [SHOP])
         if variant.kind == "backbone"
     ]
     assert backbone.name == "frozen backbone, trained head"
     assert backbone.config.model.trainable == "head"
+    assert not backbone.config.model.images_learn

@@ -1,24 +1,28 @@
-"""Two nights of items with pictures: the second goes on from the first, with a new item."""
+"""Nights of items with pictures: the second goes on from the first, with a new item; in a third the
+model of images learns."""
 
 import datetime as dt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from safetensors.torch import load_file
 
 from crossrec.data.demo import make_demo
-from crossrec.data.histories import open_prepared
+from crossrec.data.histories import open_prepared, read_catalogue
 from crossrec.data.prepare import prepare
 from crossrec.encode import encode_catalogue
 from crossrec.model.source import BackboneSource
 from crossrec.nightly import nightly
+from crossrec.score.pipeline import score
 from crossrec.storage import Store
 from crossrec.train.launch import finetune
 from crossrec.vectorcache import read_vectors
 from tests.nights import DEMO, Night, change, small_config
-from tests.pictures import make_vit, picture
+from tests.pictures import PIXELS, make_vit, picture, read_alone
 
 pytestmark = pytest.mark.slow
 
@@ -99,3 +103,48 @@ def test_a_new_item_is_encoded_by_the_model_that_goes_on(night: Night) -> None:
     source = BackboneSource(store, config.model, second["model"])
     vectors = read_vectors(store, encode_catalogue(store, prepared, source), domain)
     assert vectors[-1, TEXT_WIDTH:].any()
+
+
+def test_scoring_and_the_next_night_use_the_model_of_images_that_learned(night: Night) -> None:
+    store, domain = night.store, DEMO.domains[0]
+    model = {"image_trainable": "all"}
+    config = change(night.config, run_id="learning", model=model, train={"epochs": 1})
+    prepare(config, store)
+    finetuned = finetune(config, store)
+    assert finetuned["training"]["best_epoch"] == 1
+    score(config, store)
+    learned = finetuned["model"]
+    folder = store.full_path(f"{learned}/image_backbone")
+    start = load_file(f"{config.model.image_backbone}/model.safetensors")
+    weights = load_file(f"{folder}/model.safetensors")
+    assert weights.keys() == start.keys()
+    assert not any(weights[name].equal(start[name]) for name in start if name.endswith("weight"))
+    # Lists were made with the vectors of these weights.
+    prepared = open_prepared(store, store.read_json("runs/learning/prepare.json")["prepared"])
+    source = BackboneSource(store, config.model, learned)
+    name = f"{source.digest()[:16]}-{source.image_digest()[:16]}"
+    vectors = read_vectors(store, f"{prepared.folder}/vectors/{name}", domain)
+    ids = read_catalogue(store, prepared, domain)["item_id"].to_pylist()
+    is_here = pc.equal(night.items["domain"], domain)
+    pictures = {row["item_id"]: row["image"] for row in night.items.filter(is_here).to_pylist()}
+    for place in (5, len(ids) - 1):
+        expected = read_alone(folder, pictures[ids[place]], "pooler")
+        np.testing.assert_allclose(vectors[place, TEXT_WIDTH:], expected, atol=1e-5)
+    lines = store.read_bytes(f"{learned}/README.md").decode().split("```python\n")[1]
+    loaded: dict[str, Any] = {}
+    exec(lines.split("```")[0], loaded)
+    assert type(loaded["image_model"]).__name__ == "ViTModel"
+    assert loaded["image_processor"].size == {"height": PIXELS, "width": PIXELS}
+    # The text backbone stood still.
+    assert source.digest() == BackboneSource(store, config.model).digest()
+    # The next night goes on from them, in the top layer alone.
+    train = {"continue_from": Path(learned).name, "epochs": 1}
+    top = {"image_trainable": "top", "top_layers": 1}
+    # Later, as a model goes on from what it has not seen.
+    config = change(config, run_id="on", data={"as_of": None}, model=top, train=train)
+    prepare(config, store)
+    second = finetune(config, store)
+    assert second["continues"] == learned
+    found = load_file(store.full_path(f"{second['model']}/image_backbone/model.safetensors"))
+    moved = {name for name in found if not found[name].equal(weights[name])}
+    assert all(name.startswith("layers.0.") for name in moved)

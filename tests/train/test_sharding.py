@@ -29,7 +29,7 @@ from crossrec.train.task import TrainJob, build_task
 from crossrec.train.tracking import Tracker
 from tests.group import with_group
 from tests.train.test_epoch import histories, settings
-from tests.train.test_task import CPU, make_job
+from tests.train.test_task import CPU, make_job, with_images
 
 BATCHES = ([4, 3, 1, 2, 5, 3], [2, 5, 4, 3, 1, 2], [3, 2], [1, 4, 2, 2])
 """Lengths of the users' histories, by step; rank 0 alone has those of the third."""
@@ -62,6 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"trainable": "all"},
         {**PLAIN, "accumulate": 2, "full_softmax_items": 0, "negatives": 1},
     ),
+    "ddp-images": ("ddp", {"image_trainable": "all"}, {**PLAIN, "accumulate": 2}),
     "ddp-adalora": ("ddp", {"adapter": "adalora", "adapter_rank": 2}, {**PLAIN, "epochs": 1}),
 }
 
@@ -166,7 +167,7 @@ def adapt(job: TrainJob, folder: Path, kind: str, rank: int) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str) -> Path:
     """What two workers, and one, made of each case."""
     folder = tmp_path_factory.mktemp("sharding")
-    base = make_job(folder, tiny_backbone)
+    base = with_images(make_job(folder, tiny_backbone), folder)
     jobs = {
         name: settings(base, model, strategy=strategy, **train)
         for name, (strategy, model, train) in {**CASES, "bf16": ROUGH}.items()
@@ -255,7 +256,7 @@ def test_bf16_gathers_layers_in_it_and_learns_in_fp32(folder: Path) -> None:
     names = ("two-bf16.gradients", "one-all.gradients", "two-bf16.weights", "one-all.weights")
     found, exact, weights, expected = (load_file(folder / name) for name in names)
     assert {part.dtype for part in (*found.values(), *weights.values())} == {torch.float32}
-    name = "text_of.backbone.model.encoder.layer.0.output.dense.weight"
+    name = "text_of.texts.backbone.model.encoder.layer.0.output.dense.weight"
     assert not found[name].equal(exact[name])
     torch.testing.assert_close(found[name], exact[name], rtol=0.2, atol=0.02)
     torch.testing.assert_close(weights[name], expected[name], rtol=0.2, atol=0.02)

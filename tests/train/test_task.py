@@ -21,14 +21,9 @@ from crossrec.model.weights import BackboneFolder
 from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
 from crossrec.storage import Store
 from crossrec.train.continued import Start
-from crossrec.train.task import (
-    LearningTexts,
-    Task,
-    TrainJob,
-    build_task,
-    idle_batch,
-)
-from tests.pictures import make_vit, picture
+from crossrec.train.learning import LearningTexts
+from crossrec.train.task import Task, TrainJob, build_task, idle_batch
+from tests.pictures import make_vit, picture, store_pictures
 
 TEXTS = {"shop": ["tea", "", "green tea"], "video": ["space", "deep space"]}
 DOMAINS = (DomainRange("shop", 0, 3, 5), DomainRange("video", 3, 5, 5))
@@ -82,6 +77,7 @@ TARGETS = Targets(*(torch.tensor(part) for part in ([0, 0], [0, 1], [0, 4], [0, 
 
 def take_step(task: Task) -> None:
     task.loss.train()
+    task.optimizer.zero_grad(set_to_none=True)
     task.loss(BATCH, TARGETS, torch.Generator()).backward()
     task.optimizer.step()
 
@@ -246,17 +242,22 @@ def test_a_frozen_backbone_goes_on_as_the_start_has_it(tmp_path: Path, tiny_back
         assert before == after
 
 
-def with_images(job: TrainJob, folder: Path) -> TrainJob:
-    """The same items; those of rows 0, 1 and 3 have images, of width 16."""
-    vit = make_vit(folder / "vit")
-    settings = job.model.model_copy(update={"image_backbone": vit})
-    images = np.zeros((5, 16), np.float32)
-    images[[0, 1, 3]] = encode_images(
-        load_vision(vit), [picture((90 * n, 9, 99)) for n in range(3)]
-    )
+PICTURES = {row: picture((90 * number, 9, 99)) for number, row in enumerate((0, 1, 3))}
+"""By catalogue row; rows 0 and 4 share one."""
+PICTURES[4] = PICTURES[0]
+
+
+def with_images(job: TrainJob, folder: Path, vision: str | None = None) -> TrainJob:
+    """The same items with PICTURES, read by a ViT, vectors of width 16, or by another model."""
+    vision = vision or make_vit(folder / "vit")
+    settings = job.model.model_copy(update={"image_backbone": vision})
+    backbone = load_vision(vision)
+    images = np.zeros((5, backbone.width), np.float32)
+    images[list(PICTURES)] = encode_images(backbone, list(PICTURES.values()))
     for domain in DOMAINS:
         path = folder / "vectors" / f"{domain_folder(domain.name)}.npy"
         np.save(path, np.concatenate([np.load(path), images[domain.start : domain.stop]], 1))
+    store_pictures(job.store, job.prepared, PICTURES)
     return replace(job, model=settings, source=BackboneSource(job.store, settings))
 
 
@@ -280,8 +281,8 @@ def test_images_stay_beside_texts_whatever_learns(
     # Row 1 has an image and no text.
     blind = task.item_state().vectors_IW[1].clone()
     task.vectors_IT[1] = 0
-    if task.texts is not None:
-        task.texts.images_IV[1] = 0
+    if task.learning is not None:
+        task.learning.images_IV[1] = 0
     assert not task.item_state().vectors_IW[1].equal(blind)
 
 
