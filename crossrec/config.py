@@ -48,6 +48,9 @@ class DataConfig(Section):
     """Parquet file or folder of items."""
     users: str | None = None
     """Parquet with a `user_id` column: users who get lists even without events."""
+    forget: str | None = None
+    """Parquet with a `user_id` column: users who asked to be forgotten. Nothing of theirs is kept,
+    not even as a reject, trained on or listed; `publish.py purge` clears earlier runs of them."""
     demo_users: Annotated[int, Field(ge=50, le=1_000_000)] | None = None
     """Where `events` and `items` are not given: make the embedded demo data of this many users and
     use it."""

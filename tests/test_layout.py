@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "study": {"data", "train", "score", "evaluate"},
     "current": set[str](),
     "published": {"current"},
+    "purge": {"current", "data", "evaluate", "lease"},
     "gate": {"data", "evaluate", "published"},
     "increment": {"current"},
     "lease": set[str](),

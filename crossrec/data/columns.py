@@ -34,6 +34,7 @@ def read_all_footers(config: Config, inputs: Mapping[str, Input]) -> dict[str, l
         "events": [*EVENT_COLUMNS, *wanted_values(config)],
         "items": [*wanted_columns(data.text_columns, data.available_from), IMAGE],
         "users": [USER_ID],
+        "forget": [USER_ID],
     }
     return {name: read_footers(source, columns[name]) for name, source in inputs.items()}
 
@@ -44,8 +45,9 @@ def check_columns(
     """Check all columns; return those of items to read, and those that make up the text."""
     for name, kind in EVENT_COLUMNS.items():
         check_column(inputs["events"], footers["events"], name, kind)
-    if "users" in inputs:
-        check_column(inputs["users"], footers["users"], USER_ID, "string")
+    for name in ("users", "forget"):
+        if name in inputs:
+            check_column(inputs[name], footers[name], USER_ID, "string")
     texts = check_item_columns(inputs["items"], footers["items"], config.data.text_columns)
     available_from = config.data.available_from
     check_available_from(inputs["items"], footers["items"], available_from)

@@ -1,7 +1,8 @@
 """Stage 1, prepare: from Parquet of events and items to checked, bucketed, time-ordered histories.
 
-In: `data.events`, `data.items`, `data.users`. Out: a folder prepared/<digest>/ of the store, which
-ends with summary.json; a later run on the same input and settings finds it and reuses it.
+In: `data.events`, `data.items`, `data.users`, `data.forget`. Out: a folder prepared/<digest>/ of
+the store, which ends with summary.json; a later run on the same input and settings finds it and
+reuses it.
 
     summary = prepare(config, Store(config.storage.root, config.storage.options))
 
@@ -18,12 +19,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from crossrec.config import Config
 from crossrec.data import images, tasks
 from crossrec.data.columns import check_columns, check_values, read_all_footers, wanted_values
 from crossrec.data.events import UNKNOWN_ITEM, TimeLimits
+from crossrec.data.forget import read_forgotten
 from crossrec.data.histories import FORMAT, SUMMARY, open_prepared
 from crossrec.data.inputs import CHUNK_ROWS, Footer, Input, plan_chunks
 from crossrec.data.pins import Pins, pin_inputs, unpin_inputs
@@ -137,7 +140,8 @@ def _prepare(
     else:
         index, items = _write_catalogue(shared, footers["items"], columns)
         _stop_where_useless(config, job, "items", items.reasons, int(items.starts[-1]))
-    chunks = _split(shared, index, footers)
+    forgotten = _forgotten(inputs.get("forget"), footers.get("forget", ()))
+    chunks = _split(shared, index, forgotten, footers)
     accepted = sum(chunk.accepted for chunk in chunks)
     _stop_where_useless(config, job, "events", reasons_of("events", chunks), accepted)
     pieces = sorted(piece for chunk in chunks for piece in chunk.pieces)
@@ -199,11 +203,19 @@ def _keep_images(
     return found
 
 
+def _forgotten(source: Input | None, footers: Sequence[Footer]) -> Any:
+    """Return a reference to the ids of users who asked to be forgotten."""
+    if source is None:
+        return ray.put(pa.array([], pa.large_string()))
+    segments = tuple(itertools.chain(*plan_chunks(footers, CHUNK_ROWS)))
+    return ray.remote(num_cpus=1)(read_forgotten).remote(source, segments)
+
+
 def _split(
-    job: Any, index: Any, footers: Mapping[str, Sequence[Footer]]
+    job: Any, index: Any, forgotten: Any, footers: Mapping[str, Sequence[Footer]]
 ) -> list[tasks.ChunkCounts]:
     calls = [
-        (job, index, name, number, chunk)
+        (job, index, forgotten, name, number, chunk)
         for name in ("events", "users")
         for number, chunk in enumerate(plan_chunks(footers.get(name, ()), CHUNK_ROWS))
     ]

@@ -54,6 +54,7 @@ def summarise(
         "items": int(items.starts[-1]),
         "buckets": job.buckets,
         "ignored_after_as_of": sum(chunk.ignored for chunk in chunks),
+        "forgotten_rows": sum(chunk.forgotten for chunk in chunks),
         "rejects": {name: dict(sorted(counts.items())) for name, counts in reasons.items()},
         "inputs": inputs,
         "domains": _domains(items, buckets),

@@ -29,6 +29,7 @@ from crossrec.data.events import (
     checked_schema,
     index_items,
 )
+from crossrec.data.forget import without
 from crossrec.data.grouping import group_users
 from crossrec.data.hashing import Array, buckets_of
 from crossrec.data.histories import activity_path, catalogue_path, histories_path
@@ -77,7 +78,10 @@ class CatalogueCounts:
 
 @dataclass(frozen=True)
 class ChunkCounts:
-    """What a chunk had: pieces written, rejects by reason, accepted and ignored events."""
+    """What a chunk had: pieces written, rejects by reason, accepted and ignored events.
+
+    forgotten: rows of users of `data.forget`, of which nothing else is told.
+    """
 
     table: str
     pieces: tuple[str, ...]
@@ -85,6 +89,7 @@ class ChunkCounts:
     accepted: int
     ignored: int
     newest_us: int | None
+    forgotten: int = 0
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,12 @@ def _no_strings() -> pa.LargeStringArray:
 
 
 def split_chunk(
-    job: Job, index: ItemIndex, name: str, number: int, chunk: Sequence[Segment]
+    job: Job,
+    index: ItemIndex,
+    forgotten: pa.LargeStringArray,
+    name: str,
+    number: int,
+    chunk: Sequence[Segment],
 ) -> ChunkCounts:
     """Check a chunk of events or users and write its pieces and rejects.
 
@@ -153,10 +163,13 @@ def split_chunk(
     """
     pieces: list[str] = []
     reasons: Counter[str] = Counter()
-    accepted = ignored = 0
+    accepted = ignored = left_out = 0
     newest: list[int] = []
     columns = [*EVENT_COLUMNS, *job.values] if name == "events" else [USER_ID]
-    for part, table in enumerate(read_chunk(job.inputs[name], chunk, columns)):
+    for part, whole in enumerate(read_chunk(job.inputs[name], chunk, columns)):
+        # Before any check: what is rejected is kept.
+        table = without(whole, forgotten)
+        left_out += len(whole) - len(table)
         checked = _check(job, index, name, table)
         label = f"{name}-{number:06d}-{part}"
         if len(checked.rejects):
@@ -170,7 +183,7 @@ def split_chunk(
         ignored += checked.ignored
         newest += [] if checked.newest_us is None else [checked.newest_us]
     return ChunkCounts(
-        name, tuple(pieces), reasons, accepted, ignored, max(newest) if newest else None
+        name, tuple(pieces), reasons, accepted, ignored, max(newest, default=None), left_out
     )
 
 

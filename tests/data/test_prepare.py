@@ -209,6 +209,34 @@ def test_prepare_gives_listed_users_empty_histories(tmp_path: Path) -> None:
     assert summary["rejects"]["users"] == {"empty user_id": 1, "null user_id": 1}
 
 
+def test_prepare_keeps_nothing_of_users_who_are_to_be_forgotten(tmp_path: Path) -> None:
+    write_items(tmp_path / "items/0.parquet", ("1", "shop"))
+    write_events(
+        tmp_path / "events/0.parquet",
+        ("ada", "1", "shop", DAY_1),
+        ("bob", "1", "shop", DAY_1),
+        ("bob", "none", "shop", DAY_1),
+        ("eve", "none", "shop", DAY_1),
+    )
+    pq.write_table(pa.table({"user_id": ["bob", "new"]}), tmp_path / "users.parquet")
+    pq.write_table(pa.table({"user_id": ["bob", "eve", "eve", None]}), tmp_path / "forget.parquet")
+    paths = {name: str(tmp_path / f"{name}.parquet") for name in ("users", "forget")}
+    summary, store = run(tmp_path, max_reject_share=1.0, **paths)
+    assert read_all(store, summary) == {"ada": [0], "new": []}
+    assert summary["rejects"] == {"events": {}, "items": {}, "users": {}, "forget": {}}
+    assert summary["forgotten_rows"] == 4
+    found = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert not [path for path in found if b"bob" in path.read_bytes()]
+
+
+def test_users_to_forget_must_have_ids(tmp_path: Path) -> None:
+    write_items(tmp_path / "items/0.parquet", ("1", "shop"))
+    write_events(tmp_path / "events/0.parquet", ("ada", "1", "shop", DAY_1))
+    pq.write_table(pa.table({"id": ["bob"]}), tmp_path / "forget.parquet")
+    with pytest.raises(InputError, match=r"forget\.parquet: expected a column user_id"):
+        run(tmp_path, forget=str(tmp_path / "forget.parquet"))
+
+
 def test_prepare_takes_any_id_and_any_domain(tmp_path: Path) -> None:
     keys = [("🦊 /..", ".."), ("a b", "a/b"), ("x=1&y", "día 🎬"), ("unseen", "quiet")]
     write_items(tmp_path / "items/0.parquet", *keys)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from crossrec.config import Config, ModelConfig
+from crossrec.data.histories import FORMAT
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train.rest import rest
@@ -15,7 +16,7 @@ NIGHT = 1_000
 def prepare(store: Store, config: Config, domains: tuple[str, ...] = ("shop", "video")) -> None:
     """Leave what prepare leaves, as far as it is read here."""
     summary: dict[str, Any] = {
-        "format": 4,
+        "format": FORMAT,
         "digest": "x",
         "domains": [
             {"name": name, "start": n, "stop": n + 1, "events": 1} for n, name in enumerate(domains)
