@@ -162,7 +162,8 @@ def check_record(night: Night, server: Webhook, summary: dict[str, Any]) -> None
     # What is fine-tuned already is no stage of the rerun.
     stages = {name: entry["seconds"] for name, entry in said["stages"].items()}
     assert stages == {
-        name: summary["seconds"][name] for name in ("prepare", "evaluate", "score", "publish")
+        name: summary["seconds"][name]
+        for name in ("prepare", "evaluate", "gate", "score", "publish")
     }
     assert said["rows"]["in"] == night.events.num_rows + night.items.num_rows
     assert said["rows"]["out"] == said["publication"]["pairs"] == summary["pairs"]
