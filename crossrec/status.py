@@ -76,6 +76,8 @@ def _row(store: Store, run_id: str, is_current: bool) -> dict[str, Any]:
         "best_baseline_ndcg@10": metrics.get("best_baseline_ndcg@10"),
         "bytes": said.get("bytes"),
         "error": said.get("error"),
+        # Why the gate wants somebody to look, where it does.
+        "alert": said.get("alert") or None,
     }
 
 
@@ -100,6 +102,8 @@ def _cells(row: dict[str, Any], stages: Sequence[str]) -> list[str]:
     status = row["status"]
     if row["command"] not in (None, "nightly"):
         status = f"{row['command']} {status}"
+    if row["alert"]:
+        status += ", look"
     if row["stage"]:
         status += f" in {row['stage']}"
     if (row["attempts"] or 0) > 1:

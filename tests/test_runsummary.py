@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from crossrec.config import Config
+from crossrec.errors import ALERT
 from crossrec.lease import hold
 from crossrec.runlog import stage, watching
 from crossrec.runsummary import (
@@ -101,6 +102,18 @@ def test_summary_of_a_failure_names_stage_error_and_exit_code(store: Store) -> N
     assert "publication" not in said
     assert said["text"].endswith(", exit 1: OSError: no room left")
     assert "nightly failed in score" in said["text"]
+
+
+def test_summary_of_a_night_that_the_gate_stopped_says_why(store: Store) -> None:
+    gate = {"decision": "keep", "reasons": ["the share of rejected events is 0.2"]}
+    stages = {**WHOLE, "gate": gate}
+    said = run_stages(config_of(store, RUN), store, stages).said
+    assert (said["status"], said["exit_code"]) == ("done", ALERT)
+    assert said["alert"] == gate["reasons"]
+    assert said["text"].endswith("; to look at: the share of rejected events is 0.2")
+    # Another job on the run is judged by itself.
+    said = run_stages(config_of(store, RUN), store, {"score": WHOLE["score"]}, "score").said
+    assert (said["exit_code"], "alert" in said) == (0, False)
 
 
 def test_rerun_continues_the_summary(store: Store) -> None:

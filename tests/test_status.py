@@ -116,6 +116,16 @@ def test_stage_run_alone_is_named(store: Store) -> None:
     assert "score done  " in to_table(last_runs(store, 1))
 
 
+def test_run_that_somebody_should_look_at_says_so(store: Store) -> None:
+    write_run(store, "2026-11-26", alert=["the number of days without events is 2"])
+    write_run(store, "2026-11-25", alert=[])
+    rows = last_runs(store, 2)
+    assert [bool(row["alert"]) for row in rows] == [True, False]
+    lines = to_table(rows).splitlines()
+    assert "done, look" in lines[1]
+    assert "look" not in lines[2]
+
+
 def test_run_without_a_summary_is_there_too(store: Store) -> None:
     store.write_json("runs/2026-11-23/plan.json", {})
     store.write_bytes("runs/2026-11-22/summary.json", b"{")
