@@ -73,7 +73,8 @@ def top_k(
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
         for of_block in left_out:
             scores_BC.masked_fill_(of_block(start, stop), -torch.inf)
-        scores_BK, rows_BK = _best_of_block(scores_BC, min(k, stop - start))
+        found = _better_of_block(scores_BC, best_scores_BK, k)
+        scores_BK, rows_BK = found or _best_of_block(scores_BC, min(k, stop - start))
         # Earlier blocks come first, so that a stable choice keeps the lower row where scores are
         # equal.
         merged_scores = torch.cat([best_scores_BK, scores_BK], 1)
@@ -137,6 +138,44 @@ def _best_of_block(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if len(tied):
         scores_BK[tied], columns_BK[tied] = _stable_top_k(scores_BC[tied], k)
     return scores_BK, columns_BK
+
+
+def _better_of_block(
+    scores_BC: Tensor, best_scores_BK: Tensor, k: int
+) -> tuple[Tensor, Tensor] | None:
+    """Return the scores (B, N) above each user's k-th best of earlier blocks, and their columns.
+
+    Lower columns first; past the end -inf. None where a user has no k best yet, or more than k are
+    above. After the first block few are: only groups of columns whose maximum is are looked into.
+    """
+    users, size = scores_BC.shape
+    if best_scores_BK.shape[1] < k:
+        return None
+    lowest_B1 = best_scores_BK[:, -1:]
+    group = max(_group_size(size, k), 1)
+    groups = size // group
+    whole = group * groups
+    maxima_BM = scores_BC[:, :whole].unflatten(1, (group, groups)).amax(1)
+    users_N, groups_N = (maxima_BM > lowest_B1).nonzero(as_tuple=True)
+    within_G = groups * torch.arange(group, device=scores_BC.device)
+    places_N = (users_N * size + groups_N).unsqueeze(1) + within_G
+    left_N = (scores_BC[:, whole:] > lowest_B1).nonzero()
+    places_N = torch.cat([places_N.flatten(), left_N[:, 0] * size + whole + left_N[:, 1]])
+    # By user, then by column.
+    values_N = scores_BC.flatten()[places_N]
+    places_N = places_N[values_N > lowest_B1.flatten()[places_N // size]].sort().values
+    users_N = places_N // size
+    counts_B = torch.bincount(users_N, minlength=users)
+    most = int(counts_B.max())
+    if most > k:
+        return None
+    ranks_N = torch.arange(len(users_N), device=users_N.device)
+    ranks_N = ranks_N - (counts_B.cumsum(0) - counts_B)[users_N]
+    found_BN = scores_BC.new_full((users, most), -torch.inf)
+    columns_BN = users_N.new_zeros((users, most))
+    found_BN[users_N, ranks_N] = scores_BC.flatten()[places_N]
+    columns_BN[users_N, ranks_N] = places_N % size
+    return found_BN, columns_BN
 
 
 def _group_size(columns: int, k: int) -> int:

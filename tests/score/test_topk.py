@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from crossrec.model.overlap import Overlap
+from crossrec.score import topk
 from crossrec.score.topk import give_places, top_k
 
 NOTHING_SEEN = torch.zeros(0, 2, dtype=torch.int64)
@@ -77,6 +78,40 @@ def test_topk_finds_the_best_of_real_numbers(items_a_block: int) -> None:
     expected_rows, expected_scores = by_sorting(queries @ items.T + values, NOTHING_SEEN, 20)
     assert rows.tolist() == expected_rows
     torch.testing.assert_close(scores, expected_scores)
+
+
+@pytest.mark.parametrize("order", ["falling", "rising", "mixed"])
+@pytest.mark.parametrize("k", [3, 10])
+def test_topk_does_not_depend_on_which_block_has_the_best(order: str, k: int) -> None:
+    """Falling: nothing of a later block is better; rising: all of it is."""
+    bias = torch.arange(300.0)
+    bias = {
+        "falling": bias.flip(0),
+        "rising": bias,
+        "mixed": bias[torch.randperm(300, generator=torch.Generator().manual_seed(17))],
+    }[order]
+    rows, scores = top_k(by_bias(4, bias), [], NOTHING_SEEN, k, items_a_block=64)
+    expected = bias.sort(descending=True)
+    assert rows.tolist() == [expected.indices[:k].tolist()] * 4
+    assert scores.tolist() == [expected.values[:k].tolist()] * 4
+
+
+def test_of_a_later_block_only_what_is_better_is_looked_at() -> None:
+    scores = torch.zeros(2, 100)
+    scores[0, [7, 41, 99]] = torch.tensor([3.0, 5.0, 4.0])
+    best = torch.tensor([[6.0, 4.0, 2.0], [9.0, 8.0, 7.0]])
+    found = topk._better_of_block(scores, best, 3)
+    assert found is not None
+    assert found[0].tolist() == [[3.0, 5.0, 4.0], [-torch.inf] * 3]
+    assert found[1][0].tolist() == [7, 41, 99]
+    # Equal scores come later: the lower row is there already.
+    found = topk._better_of_block(scores, torch.full((2, 3), 5.0), 3)
+    assert found is not None
+    assert found[0].shape == (2, 0)
+    # Four are above: the whole block is looked at.
+    scores[0, 50] = 3.5
+    assert topk._better_of_block(scores, best, 3) is None
+    assert topk._better_of_block(scores, best[:, :2], 3) is None
 
 
 def test_topk_leaves_its_inputs_as_they_are() -> None:
