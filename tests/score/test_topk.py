@@ -108,8 +108,8 @@ def test_of_a_later_block_only_what_is_better_is_looked_at() -> None:
     found = topk._better_of_block(scores, torch.full((2, 3), 5.0), 3)
     assert found is not None
     assert found[0].shape == (2, 0)
-    # Four are above: the whole block is looked at.
-    scores[0, 50] = 3.5
+    # Thirteen are above: the whole block is looked at.
+    scores[0, 50:60] = 3.5
     assert topk._better_of_block(scores, best, 3) is None
     assert topk._better_of_block(scores, best[:, :2], 3) is None
 
