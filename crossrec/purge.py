@@ -15,6 +15,7 @@ It can be repeated: what a crash left is done by the same command.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -23,15 +24,13 @@ from crossrec.config import Config
 from crossrec.current import read_pointer, switch
 from crossrec.data.forget import find_forgotten, without
 from crossrec.data.hashing import buckets_of
+from crossrec.evaluate.pipeline import SAMPLE
 from crossrec.evaluate.report import render_report
 from crossrec.lease import hold
 from crossrec.runlog import stage
 from crossrec.schema import USER_ID, bucket_name
 from crossrec.storage import Store, encode_parquet
 from crossrec.storage_errors import MissingObject
-
-SAMPLE = "sample.json"
-REPORT = "report.html"
 
 PURGING = "manifest-purging.json"
 
@@ -53,11 +52,8 @@ def purge(config: Config, store: Store) -> dict[str, Any]:
         cleaner = _Cleaner(store, forgotten)
         runs = store.list("runs")
         for run in runs:
-            # This job's own is held already.
-            if run != config.run_id:
-                with hold(store, run, on_lost=lambda: None):
-                    _clean_run(cleaner, run)
-            else:
+            is_held = run == config.run_id  # by this job
+            with nullcontext() if is_held else hold(store, run, on_lost=lambda: None):
                 _clean_run(cleaner, run)
         for folder in store.list("prepared"):
             cleaner.clean_tables(f"prepared/{folder}")
@@ -215,7 +211,7 @@ class _Cleaner:
         if len(rest) < len(sample):
             # The sample last: as long as it names a user, this is not done.
             page = render_report(metrics, rest)
-            self.store.write_bytes(f"{folder}/{REPORT}", page.encode())
+            self.store.write_bytes(f"{folder}/report.html", page.encode())
             self.store.write_json(f"{folder}/{SAMPLE}", rest)
             self.files += 2
 

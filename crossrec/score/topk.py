@@ -153,7 +153,7 @@ def _better_of_block(
     above. After the first block few are: only groups of columns whose maximum is are looked into.
     """
     users, size = scores_BC.shape
-    if best_scores_BK.shape[1] < k:
+    if not users or best_scores_BK.shape[1] < k:
         return None
     lowest_B1 = best_scores_BK[:, -1:]
     group = max(_group_size(size, k), 1)

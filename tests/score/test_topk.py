@@ -197,6 +197,13 @@ def test_topk_is_no_longer_than_there_are_items() -> None:
     assert rows.tolist() == [[2, 1, 0]]
 
 
+@pytest.mark.parametrize("items_a_block", [2, 100])
+def test_topk_of_nobody_is_empty(items_a_block: int) -> None:
+    terms = by_bias(0, torch.arange(7.0))
+    rows, scores = top_k(terms, [], NOTHING_SEEN, 2, items_a_block=items_a_block)
+    assert rows.shape == scores.shape == (0, 2)
+
+
 def test_topk_of_no_items_is_empty() -> None:
     rows, scores = top_k(by_bias(2, torch.zeros(0)), [], NOTHING_SEEN, 10)
     assert rows.shape == scores.shape == (2, 0)
