@@ -141,6 +141,7 @@ def fuse(
 
 def _learn(step0: Fusion, lists: Sequence[Shortlists], rate: float, seed: int) -> Fusion:
     fusion = copy.deepcopy(step0)
+    log.info("finetune: weighs the parts by %s lists", f"{sum(map(len, lists)):,}")
     if lists and rate:
         fit(fusion, join(lists), rate, seed)
     return fusion
@@ -151,6 +152,8 @@ def _learn_sequence(fusion: Fusion, lists: Shortlists, rate: float, seed: int) -
     earned = earn(fusion, lists, rate, seed)
     fit_sequence(fusion, lists, rate, seed)
     keep_share(fusion, earned.share)
+    said = 100 * earned.share, earned.gain, earned.error
+    log.info("finetune: the sequence keeps %.0f %% of its weight: gain %.4f, error %.4f", *said)
     found = {
         "weight": SEQUENCE_SPEED * fusion.sequence.item(),
         "share": earned.share,
