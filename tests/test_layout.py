@@ -18,6 +18,7 @@ CONFIG = {
     "config",
     "config_nightly",
     "config_notify",
+    "config_score",
     "config_training",
     "config_tune",
     "configfile",

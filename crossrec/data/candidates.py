@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from crossrec.config import EVERY_DOMAIN, CandidateRules, Config
+from crossrec.config import CandidateRules, Config
+from crossrec.config_score import EVERY_DOMAIN
 from crossrec.data.events import ItemIndex, find_rows, index_items
 from crossrec.data.hashing import Array
 from crossrec.data.histories import Prepared, catalogue_path

@@ -1,0 +1,93 @@
+"""Configuration of what lists hold: rules for candidates, and how they are scored."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from crossrec.config_training import Section, Share
+
+if TYPE_CHECKING:
+    import pyarrow.compute as pc
+
+EVERY_DOMAIN = "*"
+
+Condition = tuple[str, str, Any]
+
+
+class CandidateRules(Section):
+    """What lists may hold of what their users have not seen: what every rule lets through.
+
+    An item before its `data.available_from` is never shown.
+    """
+
+    available_until: str = "available_until"
+    """Column of items with the last day, date or timestamp, on which an item can be had; used where
+    the table has it."""
+    allow: str | None = None
+    """Parquet with `item_id` and perhaps `domain`: of the domains that it names (without that
+    column: of all) lists hold only these items."""
+    deny: str | None = None
+    """Parquet with `item_id` and perhaps `domain`: items that no list holds."""
+    filters: dict[str, tuple[tuple[Condition, ...], ...]] = Field(default_factory=dict)
+    """By domain, or "*" for every domain, what columns of `data.items` must say, as filters of
+    pyarrow: [["price", "<", 50], ["category", "not in", ["toys"]]]; of several such lists one must
+    be fulfilled. A null fulfils nothing."""
+    max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """By column of `data.items` (brand, category), how many items of one value a list may hold;
+    nulls are no value."""
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _one_list_is_the_only_one(cls, filters: Any) -> Any:
+        if not isinstance(filters, dict):
+            return filters
+        return {
+            domain: [given] if isinstance(given, list) and _is_condition(given[:1]) else given
+            for domain, given in filters.items()
+        }
+
+    @model_validator(mode="after")
+    def _conditions_are_ones(self) -> "CandidateRules":
+        for domain in self.filters:
+            try:
+                self.conditions(domain)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"filters of {domain!r}: {error}") from error
+        return self
+
+    def conditions(self, domain: str) -> "pc.Expression":
+        """Return the filter of a domain as an expression."""
+        import pyarrow.parquet as pq
+
+        return pq.filters_to_expression([list(every) for every in self.filters[domain]])
+
+    def columns(self, domain: str) -> list[str]:
+        """Return the columns that the filter of a domain looks at."""
+        return sorted({column for every in self.filters[domain] for column, _, _ in every})
+
+
+def _is_condition(first: list[Any]) -> bool:
+    return bool(first and isinstance(first[0], (list, tuple)) and isinstance(first[0][0], str))
+
+
+class ScoreConfig(Section):
+    """Scoring."""
+
+    mode: Literal["full", "incremental"] = "full"
+    """incremental, between full nights: model, catalogue, items' state and rules stay those of the
+    last full night; only users with new events are scored, the other lists are taken over."""
+    top_k: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Items a list at most."""
+    new_share: Share = 0.2
+    """Share of a list's places, never of its first ten, for items that nobody has touched yet."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the products that find the best items; bf16 is several times as fast on GPUs, and may miss
+    items whose scores hardly differ from the last of a list. Scores are fp32 either way."""
+    domains: tuple[str, ...] | None = None
+    """Domains to publish lists for; default: all of the catalogue."""
+    model: str | None = None
+    """Model id under `models/` to score with; default: this run's model, else the published one."""
+    candidates: CandidateRules = Field(default_factory=CandidateRules)
+    """Which items lists may hold."""
+    num_actors: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Scoring actors; default: one a GPU, else one for every two CPUs of the cluster."""
