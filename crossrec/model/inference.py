@@ -18,13 +18,13 @@ from torch.nn import functional
 from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Histories, PaddedHistories, pad
 from crossrec.data.userstate import domain_counts, event_ages, user_features
+from crossrec.model.newest import encode_newest
 from crossrec.model.overlap import NeighbourTable, Overlap, PastEvents, find_overlap
 from crossrec.model.recommender import (
     RECENT_DECAY,
     RECENT_EVENTS,
     HistoryBatch,
     Recommender,
-    recent_mean,
 )
 from crossrec.schema import RATING
 
@@ -115,20 +115,19 @@ def user_queries(
         day: the day that is predicted.
         with_sequence: without it, what is learned is zero and costs nothing.
     """
-    padded = pad(histories, recommender.settings.max_history)
-    device = items.vectors_IW.device
+    device, max_history = items.vectors_IW.device, recommender.settings.max_history
+    users = len(histories.lengths)
+    newest = _newest(histories, min(RECENT_EVENTS, max_history), RECENT_DECAY, device)
+    profile_BW = _mean_of_events(items.texts_IW, newest, users)
+    if not with_sequence:
+        nothing_BDW = profile_BW.new_zeros(users, len(bounds), items.vectors_IW.shape[1])
+        return UserQueries(profile_BW, nothing_BDW, nothing_BDW.sum(2))
+    padded = pad(histories, max_history)
     batch = to_batch(padded, bounds).to(device)
     lengths_B = torch.from_numpy(padded.lengths).to(device)
-    known_BL = batch.rows_BL >= 0
-    looked_up_BL = batch.rows_BL.clamp(min=0)
-    users_B = torch.arange(len(lengths_B), device=device)
-    profile_BW = recent_mean(items.texts_IW[looked_up_BL], known_BL)[users_B, lengths_B]
-    if not with_sequence:
-        nothing_BDW = profile_BW.new_zeros(len(profile_BW), len(bounds), items.vectors_IW.shape[1])
-        return UserQueries(profile_BW, nothing_BDW, nothing_BDW.sum(2))
-    history_BLW = items.vectors_IW[looked_up_BL]
-    hidden_BW = recommender.encode(history_BLW, batch)[users_B, lengths_B]
-    learned_BW = recent_mean(history_BLW, known_BL)[users_B, lengths_B]
+    users_B = torch.arange(users, device=device)
+    hidden_BW = encode_newest(recommender, items.vectors_IW, batch, lengths_B)
+    learned_BW = _mean_of_events(items.vectors_IW, newest, users)
     elapsed_B = torch.where(lengths_B > 0, day - batch.days_BL[users_B, lengths_B], 0)
     found = [
         recommender.questions(hidden_BW, learned_BW, torch.full_like(users_B, domain), elapsed_B)
@@ -183,10 +182,9 @@ def user_state(
     profiles = []
     for start, stop in bounds:
         inside_E = (lasting.rows_E >= start) & (lasting.rows_E < stop)
-        rows_E, owners_E = lasting.rows_E[inside_E], lasting.owners_E[inside_E]
-        texts_EW = items.texts_IW[rows_E] * lasting.weights_E[inside_E].unsqueeze(1)
-        summed_BW = texts_EW.new_zeros(users, texts_EW.shape[1]).index_add_(0, owners_E, texts_EW)
-        profiles.append(functional.normalize(summed_BW, dim=-1))
+        parts = lasting.owners_E, lasting.rows_E, lasting.weights_E
+        inside = PastEvents(*(part[inside_E] for part in parts))
+        profiles.append(_mean_of_events(items.texts_IW, inside, users))
     features_BF = torch.from_numpy(user_features(histories, states, day)).to(device)
     counts_BD = torch.from_numpy(domain_counts(histories, bounds)).to(device)
     return UserState(
@@ -215,6 +213,19 @@ def user_overlaps(users: UserState, tables: Mapping[str, NeighbourTable]) -> dic
     }
     size = len(users.features_BF)
     return {part: find_overlap(table, past, size) for part, (table, past) in asked.items()}
+
+
+def _mean_of_events(vectors_IW: Tensor, past: PastEvents, users: int) -> Tensor:
+    """Return the unit mean (B, W) of the vectors of users' events; zeros for a user without any."""
+    users_B = torch.arange(users, device=past.owners_E.device)
+    summed_BW = functional.embedding_bag(
+        past.rows_E,
+        vectors_IW,
+        torch.searchsorted(past.owners_E, users_B),
+        mode="sum",
+        per_sample_weights=past.weights_E,
+    )
+    return functional.normalize(summed_BW, dim=-1)
 
 
 def _newest(histories: Histories, events: int, decay: float, device: torch.device) -> PastEvents:

@@ -155,8 +155,8 @@ class Recommender(nn.Module):
         ids_IW = ID_SPEED * self.id_embedding(ids_I.clamp(min=0))
         return functional.normalize(base_IW + torch.where(known_I1, gate_I1 * ids_IW, 0.0), dim=-1)
 
-    def encode(self, vectors_BLW: Tensor, batch: HistoryBatch) -> Tensor:
-        """Return hidden states (B, L, W): position p has read the first p events."""
+    def read(self, vectors_BLW: Tensor, batch: HistoryBatch) -> Tensor:
+        """Return what the encoder reads, (B, L, W): items, when and in which domain they came."""
         length = vectors_BLW.shape[1]
         days_BL = batch.days_BL
         gaps_BL = torch.cat([torch.zeros_like(days_BL[:, :1]), days_BL[:, 1:] - days_BL[:, :-1]], 1)
@@ -169,8 +169,13 @@ class Recommender(nn.Module):
         )
         if self.rating is not None and batch.ratings_BL is not None:
             hidden_BLW = hidden_BLW + self.rating.read(batch.ratings_BL, batch.domains_BL)
+        return hidden_BLW
+
+    def encode(self, vectors_BLW: Tensor, batch: HistoryBatch) -> Tensor:
+        """Return hidden states (B, L, W): position p has read the first p events."""
+        length = vectors_BLW.shape[1]
         mask_LL = torch.ones(length, length, dtype=torch.bool, device=vectors_BLW.device).triu(1)
-        encoded: Tensor = self.encoder(hidden_BLW, mask=mask_LL, is_causal=True)
+        encoded: Tensor = self.encoder(self.read(vectors_BLW, batch), mask=mask_LL, is_causal=True)
         return encoded
 
     def queries(

@@ -112,7 +112,8 @@ def _score_block(
         ends = torch.tensor([start, stop], device=items_N.device)
         first, last = torch.searchsorted(items_N, ends).tolist()
         places_N = users_N[first:last] * (stop - start) + items_N[first:last] - start
-        scores_BC.put_(places_N, values_N[first:last], accumulate=True)
+        # Twice as fast as `put_`.
+        scores_BC.view(-1).scatter_add_(0, places_N, values_N[first:last])
 
 
 def _best_of_block(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
