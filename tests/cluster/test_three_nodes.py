@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 CPUS = 3
 """Of each machine: room for one of training's workers (two CPUs of nine in all), and later for one
-scoring actor (two of six); the head alone has room for either."""
+scoring actor (two of six). No machine has room for two."""
 
-USERS, BUCKETS, EPOCHS = 300, 160, 8
-KILLED_AFTER_EPOCHS, KILLED_AFTER_BUCKETS = 2, BUCKETS // 8
+USERS, BUCKETS, EPOCHS = 300, 256, 6
+KILLED_AFTER_EPOCHS, KILLED_AFTER_BUCKETS = 2, 16
 
 IN_FLIGHT = 8
 """Buckets at most that an actor has at once: what Ray Data hands it ahead."""
@@ -97,7 +97,8 @@ def night(tiny_backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         first.kill()
         (second,) = (worker for worker in workers if worker is not first)
         job.wait_for(lambda: len(store.list("runs/night/done")) >= KILLED_AFTER_BUCKETS)
-        assert runs(second, "ScoreBucket")
+        # In the middle of a bucket, also where it was slower to begin than the head.
+        job.wait_for(lambda: runs(second, "ScoreBucket)).submit"))
         second.kill()
         done = modified(store, "runs/night/done")
         status = job.process.wait(PATIENCE_S)
@@ -157,11 +158,10 @@ def test_published_lists_are_whole(night: Night) -> None:
 def test_lost_node_costs_fine_tuning_the_epoch_in_progress_and_the_last_one(night: Night) -> None:
     curve = night.read_json("finetune.json")["training"]["curve"]
     assert [point["epoch"] for point in curve] == list(range(EPOCHS + 1))
+    assert KILLED_AFTER_EPOCHS < len(night.curve) <= EPOCHS
     # With the seconds that each took: they were not run again.
     assert curve[: len(night.curve) - 1] == night.curve[:-1]
-    workers = [point["workers"] for point in curve[1:]]
-    assert workers == sorted(workers, reverse=True)
-    assert (workers[0], workers[-1]) == (2, 1)
+    assert curve[1]["workers"] == 2
 
 
 @pytest.mark.slow
