@@ -8,23 +8,25 @@ from dataclasses import dataclass
 
 import psutil
 import ray.util
-from ray.train.backend import BackendConfig
-from ray.train.torch import TorchConfig
 
-# Ray 2.60 has no public name for it, nor another place between a worker's start and its group's.
+# Ray 2.60 has no public names for these two, nor another place between worker and group.
+from ray.train._internal.base_worker_group import BaseWorkerGroup
+from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 class _ByNodeAddress(_TorchBackend):
-    def on_start(self, worker_group: object, backend_config: BackendConfig) -> None:
-        worker_group.execute(choose_interface)  # type: ignore[attr-defined]
+    def on_start(  # type: ignore[override] # Ray's own asks for a TorchConfig too
+        self, worker_group: BaseWorkerGroup, backend_config: TorchConfig
+    ) -> None:
+        worker_group.execute(choose_interface)
         super().on_start(worker_group, backend_config)
 
 
 @dataclass
-class ByNodeAddress(TorchConfig):  # type: ignore[misc]
+class ByNodeAddress(TorchConfig):
     """Ray's, but that gloo is told the network interface of each worker's node.
 
     Left alone it takes the address of the host's name, which is a loopback's on Debian and Ubuntu
