@@ -17,6 +17,7 @@ from ray.train.v2.api.config import ScalingConfig
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.nodes import largest_node_cpus
 from crossrec.storage import Store
+from crossrec.train.network import ByNodeAddress
 from crossrec.train.progress import Saved, read_checkpoint
 from crossrec.train.watch import log_epochs
 
@@ -75,6 +76,7 @@ def run_workers(
         train_loop_config={**config, "folder": run.checkpoints},
         datasets=dict(datasets or {}),
         dataset_config=ray.train.DataConfig(execution_options=options),
+        torch_config=ByNodeAddress(),
         scaling_config=scale_workers(run),
         run_config=ray.train.RunConfig(
             name=run.name,
