@@ -53,11 +53,11 @@ def run_pip_audit(folder: Path) -> dict[str, Any]:
         ValueError: it ended without a report.
     """
     venv.create(folder, with_pip=True)
-    python = folder / "bin/python"
+    python = str(folder / "bin/python")
     install = [python, "-m", "pip", "install", "-qq", PIP_AUDIT]
     subprocess.run(install, check=True, timeout=INSTALL_S, stdin=subprocess.DEVNULL)
     # What is pinned is all there is: nothing to resolve, and nothing is installed.
-    command = [python, "-m", "pip_audit", "-r", CONSTRAINTS, "--no-deps", "--disable-pip"]
+    command = [python, "-m", "pip_audit", "-r", str(CONSTRAINTS), "--no-deps", "--disable-pip"]
     ended = subprocess.run(
         [*command, "--format", "json", "--progress-spinner", "off", "--timeout", str(PROBE_S)],
         capture_output=True,

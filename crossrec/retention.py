@@ -57,7 +57,8 @@ def remove_old_runs(store: Store, current: str, keep: int) -> list[str]:
     old = [run["run_id"] for run in published[keep:]] + half_removed
     if len(published) >= keep:
         old += _abandoned(store, everyone, since=published[keep - 1]["created"])
-    old = [run for run in old if run != current]
+    # Each once: a night that failed may be half removed.
+    old = [run for run in dict.fromkeys(old) if run != current]
     if not old:
         return []
     kept = {run for run in everyone if run not in old}
