@@ -130,8 +130,8 @@ def test_prepare_keeps_and_counts_every_rejected_row(tmp_path: Path) -> None:
         "events": {
             "duplicate": 2,
             "null user_id": 1,
+            "retired domain": 1,
             "timestamp in the future": 1,
-            "unknown domain": 1,
             "unknown item": 1,
         },
         "items": {"duplicate item": 1, "null item_id": 1},
