@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyarrow.fs import FileSelector
 
 from crossrec.config import Config
 from crossrec.storage import Store
@@ -104,14 +105,12 @@ def guarded_job(folder: Path, options: Mapping[str, str], hook: Webhook) -> Guar
     return GuardedJob(folder, variables, {"key": key, "secret": secret}, url, hook, secrets)
 
 
-def objects(store: Store, folder: str = "") -> Iterator[tuple[str, bytes]]:
-    """Yield all objects below a folder of a store, by their paths."""
-    for name in store.list(folder):
-        path = f"{folder}/{name}".lstrip("/")
-        below = store.list(path)
-        if below:
-            yield from objects(store, path)
-        else:
+def objects(store: Store) -> Iterator[tuple[str, bytes]]:
+    """Yield all objects of a store, by their paths."""
+    files = store.arrow_filesystem.get_file_info(FileSelector(store.full_path(), recursive=True))
+    for file in files:
+        if file.is_file:
+            path = file.path.removeprefix(store.full_path()).lstrip("/")
             yield path, store.read_bytes(path)
 
 
