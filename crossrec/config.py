@@ -107,7 +107,8 @@ class PublishConfig(Section):
     """Publication."""
 
     keep_runs: Annotated[int, Field(ge=1, le=10_000)] = 7
-    """Published runs that stay; older ones are removed, never the current one."""
+    """Published runs that stay; older ones are removed, never the current one, and with them nights
+    of their time that came to nothing."""
 
 
 class Config(Section):

@@ -20,6 +20,7 @@ import numpy as np
 from crossrec.config import Config, GateConfig
 from crossrec.data.histories import DomainRange, Prepared, open_prepared
 from crossrec.data.replay import Activity, load_activity
+from crossrec.data.strangers import RETIRED_DOMAIN
 from crossrec.evaluate.judged import MODEL, PUBLISHED, lead_over, ndcg_of
 from crossrec.evaluate.pipeline import write_report
 from crossrec.published import Published, find_published
@@ -45,6 +46,7 @@ SAID = {
     "users_shrinkage": "the shrinkage of users since the publication",
     "items_growth": "the growth of items since the publication",
     "items_shrinkage": "the shrinkage of items since the publication",
+    "lost_domains": "the number of published domains that the catalogue lacks",
 }
 """What is checked, in words."""
 
@@ -153,7 +155,10 @@ def check_model(limits: GateConfig, metrics: Mapping[str, Any]) -> list[Check]:
 
 
 def check_data(limits: GateConfig, activity: Activity, prepared: Prepared) -> list[Check]:
-    """Hold the newest week against the four before it, where the data goes back so far."""
+    """Hold the newest week against the four before it, where the data goes back so far.
+
+    A domain that had no event in the first of them is new, and drifts for nobody.
+    """
     night = prepared.as_of_us // US_PER_DAY + 1
     start = night - (EARLIER_WEEKS + 1) * WEEK
     by_domain = np.stack([_daily(activity, start, night, part) for part in prepared.domains])
@@ -164,8 +169,9 @@ def check_data(limits: GateConfig, activity: Activity, prepared: Prepared) -> li
         volume = float(newest.sum() / max(np.median(weeks), 1))
         if earlier.any(0).all():
             missing = float((~newest.any(0)).sum())
-        if newest.any():
-            shares = [part.sum(1) / part.sum() for part in (newest, earlier)]
+        is_old = earlier[:, :WEEK].any(1)
+        if newest[is_old].any() and earlier[is_old].any():
+            shares = [part[is_old].sum(1) / part[is_old].sum() for part in (newest, earlier)]
             drift = float(np.abs(shares[0] - shares[1]).sum() / 2)
     return [
         Check("volume", volume, limits.min_volume, is_most=False),
@@ -184,12 +190,15 @@ def _daily(activity: Activity, start: int, stop: int, domain: DomainRange) -> np
 def check_counts(
     limits: GateConfig, summary: Mapping[str, Any], published: Published | None
 ) -> list[Check]:
-    """Look at what was rejected, and at how users and items have grown since the publication."""
+    """Look at what was rejected, and at what has come and gone since the publication."""
     rows = sum(entry["rows"] for entry in summary["inputs"] if entry["table"] == "events")
-    rejected = sum(summary["rejects"]["events"].values())
+    reasons = summary["rejects"]["events"]
+    rejected = sum(count for reason, count in reasons.items() if reason != RETIRED_DOMAIN)
     checks = [Check("rejected", rejected / rows if rows else None, limits.max_rejected)]
     if published is None:
         return checks
+    now = {entry["name"] for entry in summary["domains"]}
+    checks.append(Check("lost_domains", float(len({*published.domains} - now)), 0.0))
     for name, before in (("users", published.users), ("items", published.items)):
         growth = summary[name] / max(before, 1) - 1
         checks += [

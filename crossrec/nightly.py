@@ -6,6 +6,7 @@ Each stage finds what is done already, so that the same command continues a nigh
 from typing import Any
 
 from crossrec.config import Config
+from crossrec.data.histories import open_prepared
 from crossrec.data.prepare import prepare
 from crossrec.evaluate.pipeline import evaluate
 from crossrec.gate import gate
@@ -13,6 +14,7 @@ from crossrec.increment import Increment, find_increment
 from crossrec.model.source import BackboneSource
 from crossrec.publish import publish
 from crossrec.score.pipeline import score
+from crossrec.score.plan import listed_domains
 from crossrec.storage import Store
 from crossrec.study.pipeline import study
 from crossrec.train.adapt import check_adapt
@@ -30,6 +32,8 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     check_adapt(config, store)
     check_tracking(config.train.tracking)
     prepared = prepare(config, store)
+    # Before hours of training.
+    listed_domains(config, open_prepared(store, prepared["prepared"]))
     rest(config, store)
     finetuned = finetune(config, store)
     metrics = evaluate(config, store)

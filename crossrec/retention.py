@@ -1,7 +1,8 @@
 """What is kept of old runs: the newest publications, the current one, and what they are made from.
 
 In: the store. Out: the runs that were removed, with the models and prepared folders that only they
-used. A run that was never published is left alone: it may be at work.
+used. A run that was never published is left alone: it may be at work, or be no night. But nights
+that failed, and that nobody has gone on with since before the oldest publication that stays, go.
 
     remove_old_runs(store, current="2014-06-08", keep=7)    # ["2014-05-30"]
 
@@ -9,15 +10,24 @@ A removal begins with a mark in the run's folder and ends with it, so that a cra
 finished by the next call, and nobody takes half a run for a publication.
 """
 
+import datetime as dt
 import logging
 from typing import Any
 
 from crossrec.current import MARK, read_current
 from crossrec.increment import RECORD
+from crossrec.lease import seconds_since_beat
+from crossrec.runsummary import read_summary
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
 
 log = logging.getLogger("crossrec")
+
+NIGHTLY = "nightly"
+"""The command whose runs are nights: searches and runs of single stages are somebody's own."""
+
+IDLE_S = 3_600.0
+"""Without a beat for so long, by the clocks of two machines, no job is at work on a run."""
 
 NAMES_REFERENCES = ("plan.json", "prepare.json", "finetune.json", MARK)
 """Files of a run that name its model and prepared folder."""
@@ -37,14 +47,18 @@ def published_runs(store: Store) -> list[dict[str, Any]]:
 
 
 def remove_old_runs(store: Store, current: str, keep: int) -> list[str]:
-    """Remove the published runs beyond the newest `keep` ones; return them.
+    """Remove the published runs beyond the newest `keep` ones, and failed nights; return them.
 
     Never the current one, nor one that a run which stays stands on or has files of.
     """
     everyone = store.list("runs")
-    published = [run["run_id"] for run in published_runs(store)]
+    published = published_runs(store)
     half_removed = [run for run in everyone if store.exists(f"runs/{run}/{MARK}")]
-    old = [run for run in (*published[keep:], *half_removed) if run != current]
+    old = [run["run_id"] for run in published[keep:]] + half_removed
+    if len(published) >= keep:
+        old += _abandoned(store, everyone, since=published[keep - 1]["created"])
+    # Each once: a night that failed may be half removed.
+    old = [run for run in dict.fromkeys(old) if run != current]
     if not old:
         return []
     kept = {run for run in everyone if run not in old}
@@ -54,6 +68,22 @@ def remove_old_runs(store: Store, current: str, keep: int) -> list[str]:
     old = [run for run in old if run not in kept or run in half_removed]
     used = {name for run in everyone if run not in old for name in _references(store, run)}
     return sorted(run for run in old if _remove(store, run, used))
+
+
+def _abandoned(store: Store, runs: list[str], since: str) -> list[str]:
+    """Return the nights that came to nothing and that no job has worked on since a moment."""
+    found = []
+    for run in runs:
+        summary = read_summary(store, run)
+        if summary is None or summary["command"] != NIGHTLY:
+            continue
+        if store.exists(f"runs/{run}/manifest.json"):
+            continue
+        began, moment = (dt.datetime.fromisoformat(t) for t in (summary["attempt_began"], since))
+        beat = seconds_since_beat(store, run)
+        if began < moment and (beat is None or beat > IDLE_S):
+            found.append(run)
+    return found
 
 
 def _remove(store: Store, run: str, used: set[str]) -> bool:

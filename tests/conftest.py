@@ -31,6 +31,7 @@ from crossrec.bench.backbone import make_backbone
 from crossrec.storage import Store
 
 if TYPE_CHECKING:
+    from tests.guarded import GuardedJob
     from tests.nights import Night
     from tests.proxy import FaultyStore
 
@@ -164,8 +165,20 @@ def faulty_store() -> "FaultyStore":
 
 
 @pytest.fixture(scope="session")
+def odd_job(s3_store_options: dict[str, Any]) -> Iterator["GuardedJob"]:
+    """The job of the night on S3: it has a Ray, a temporary folder and secrets of its own."""
+    from tests.guarded import guarded_job
+    from tests.webhook import webhook
+
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    with webhook() as server:
+        yield guarded_job(folder, s3_store_options, server)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
 def odd_night(
-    ray_cluster: None,
+    odd_job: "GuardedJob",
     tiny_backbone: str,
     s3_bucket: str,
     s3_store_options: dict[str, Any],
@@ -178,8 +191,9 @@ def odd_night(
     with proxy_to(s3_store_options["endpoint_url"], faulty_store) as address:
         # The limit for a reply that does not come is 60 s by default.
         patient = {"config_kwargs": {"read_timeout": 2}}
-        options = {**s3_store_options, "endpoint_url": address, **patient}
-        yield published_odd_night(tiny_backbone, Store(f"{s3_bucket}/odd-night", options))
+        options = {**s3_store_options, **odd_job.options, "endpoint_url": address, **patient}
+        store = Store(f"{s3_bucket}/odd-night", options)
+        yield published_odd_night(tiny_backbone, store, odd_job.run)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ night = published_night(tiny_backbone)        # tests take the fixture `night`
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,8 +141,10 @@ SILENT_USERS = ["no 1", "no 2", "no 3"]
 """Users of `data.users` who have no event."""
 
 
-def published_odd_night(backbone: str, store: Store) -> Night:
-    """Publish a night of one domain, items without text, and one huge history; Ray must run."""
+def published_odd_night(
+    backbone: str, store: Store, run: Callable[[Config], dict[str, Any]]
+) -> Night:
+    """Let `run` publish a night of one domain, items without text, and one huge history."""
     draw = np.random.default_rng(17)
     items = [f"📚 {number:04d}/x" for number in range(ODD_ITEMS)]
     heavy = [("heavy", items[number % HEAVY_ITEMS], number / 1_700) for number in range(100_000)]
@@ -168,4 +170,4 @@ def published_odd_night(backbone: str, store: Store) -> Night:
     data = {name: store.uri(f"input/{name}.parquet") for name in ("events", "items", "users")}
     storage = {"options": dict(store.options)}
     config = small_config(store, backbone, data, train={"epochs": 1}, storage=storage)
-    return Night(config, store, nightly(config, store), events, catalogue)
+    return Night(config, store, run(config), events, catalogue)

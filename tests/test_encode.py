@@ -21,9 +21,15 @@ TEXTS = {"book": ["a tale", "", "a map"], "shop": ["tea", "a map"], "video": ["t
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Store, Prepared]:
-    store, domains = Store(str(tmp_path)), []
+    store = Store(str(tmp_path))
+    return store, write_catalogue(store, "prepared/x", TEXTS)
+
+
+def write_catalogue(store: Store, folder: str, catalogue: dict[str, list[str]]) -> Prepared:
+    """Write items by domain and text."""
+    domains = []
     start = 0
-    for name, texts in TEXTS.items():
+    for name, texts in catalogue.items():
         columns = {
             "domain": [name] * len(texts),
             "item_id": [str(number) for number in range(len(texts))],
@@ -32,10 +38,10 @@ def prepared(tmp_path: Path) -> tuple[Store, Prepared]:
             "available_day": [None] * len(texts),
         }
         table = pa.table(columns, schema=CATALOGUE)
-        store.write_parquet(catalogue_path("prepared/x", name), table)
+        store.write_parquet(catalogue_path(folder, name), table)
         domains.append(DomainRange(name, start, start + len(texts), 0))
         start += len(texts)
-    return store, Prepared("prepared/x", "x", tuple(domains), 1, 0, 0, start, 0)
+    return Prepared(folder, "x", tuple(domains), 1, 0, 0, start, 0)
 
 
 @pytest.fixture
@@ -82,6 +88,22 @@ def test_each_text_is_encoded_once_with_few_in_memory(
         for text, vector in zip(texts, vectors, strict=True):
             expected = encode_texts(backbone, [text])[0] if text else np.zeros(len(vector))
             np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def test_of_a_catalogue_that_changed_only_new_texts_are_encoded(
+    prepared: tuple[Store, Prepared], encoded: list[list[str]], tiny_backbone: str
+) -> None:
+    store, before = prepared
+    source = BackboneSource(store, ModelConfig(backbone=tiny_backbone, text_tokens=16))
+    folders = [encode_catalogue(store, before, source)]
+    texts = {"book": ["a tale", "", "a new map"], "shop": ["tea", "a map"], "toy": ["a tale"]}
+    after = write_catalogue(store, "prepared/y", texts)
+    folders.append(encode_catalogue(store, after, source))
+    assert encoded == [["a tale", "a map", "tea"], ["a new map"]]
+    old, new = (read_vectors(store, folder, "book") for folder in folders)
+    assert (old != new).any(1).tolist() == [False, False, True]
+    old, new = (read_vectors(store, folder, "shop") for folder in folders)
+    np.testing.assert_array_equal(old, new)
 
 
 def test_domains_share_memory_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch) -> None:

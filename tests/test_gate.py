@@ -95,6 +95,9 @@ STEADY = [10] * 35
         # Shares of a half each become .2 and .8: moved by .3.
         ([10] * 28 + [4] * 7, [10] * 28 + [16] * 7, {"drift"}),
         ([10] * 28 + [0] * 7, [10] * 28 + [0] * 7, {"volume", "missing_days"}),
+        # Six of ten events of the newest days are of a domain that there was not: no drift.
+        (STEADY, [0] * 30 + [15] * 5, set()),
+        (STEADY, [0] * 20 + [15] * 15, set()),
         # A day without events is nothing new here.
         ([0, 10] * 17 + [0], [0, 10] * 17 + [0], set()),
     ],
@@ -105,18 +108,40 @@ def test_the_newest_week_must_be_like_those_before(
     assert failed(check_data(LIMITS, activity(shop, video), PREPARED)) == expected
 
 
+def test_a_domain_whose_events_have_ended_drifts_for_some_weeks_alone() -> None:
+    """A feed that broke looks just like that."""
+    alarms = [
+        days
+        for days in range(1, 60)
+        if failed(
+            check_data(LIMITS, activity([10] * 60, [10] * (60 - days) + [0] * days), PREPARED)
+        )
+    ]
+    # Of shares of a half each, two days of the newest week are 20 of 90 events: moved by .28. In
+    # the end nine days of the four weeks before are 90 of 370: by .24.
+    assert alarms == list(range(5, 26))
+
+
 def test_data_of_a_few_days_is_held_against_nothing() -> None:
     checks = check_data(LIMITS, activity([100] + [0] * 9, [1] * 10), PREPARED)
     assert [check.found for check in checks] == [None] * 3
     assert not failed(checks)
 
 
-def summary(rejected: int = 0, users: int = 100, items: int = 4) -> dict[str, Any]:
+def summary(
+    rejected: int = 0,
+    users: int = 100,
+    items: int = 4,
+    domains: tuple[str, ...] = PUBLISHED.domains,
+    retired: int = 0,
+) -> dict[str, Any]:
+    events = {"null item_id": rejected, "retired domain": retired}
     return {
         "inputs": [{"table": "events", "rows": 1_000}, {"table": "items", "rows": 4}],
-        "rejects": {"events": {"null item_id": rejected}, "items": {"null item_id": 3}},
+        "rejects": {"events": events, "items": {"null item_id": 3}},
         "users": users,
         "items": items,
+        "domains": [{"name": name} for name in domains],
     }
 
 
@@ -126,13 +151,18 @@ def summary(rejected: int = 0, users: int = 100, items: int = 4) -> dict[str, An
         (summary(), set()),
         (summary(rejected=50), set()),
         (summary(rejected=51), {"rejected"}),
+        (summary(rejected=50, retired=500), set()),
+        (summary(domains=("books", "shop", "video")), set()),
+        (summary(domains=("shop",)), {"lost_domains"}),
         (summary(users=200, items=8), set()),
         (summary(users=201), {"users_growth"}),
         (summary(users=79), {"users_shrinkage"}),
         (summary(items=3), {"items_shrinkage"}),
     ],
 )
-def test_counts_must_stay_within_bounds(said: dict[str, Any], expected: set[str]) -> None:
+def test_what_comes_and_goes_must_stay_within_bounds(
+    said: dict[str, Any], expected: set[str]
+) -> None:
     assert failed(check_counts(LIMITS, said, PUBLISHED)) == expected
 
 

@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "increment": {"current"},
     "lease": set[str](),
     "readers": {"data", "current"},
-    "retention": {"current", "increment"},
+    "retention": {"current", "increment", "lease", "runsummary"},
     "verify_lists": {"data"},
     "verify": {"data", "verify_lists"},
     "publish": {"current", "lease", "retention", "verify"},

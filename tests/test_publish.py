@@ -1,3 +1,4 @@
+import datetime as dt
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,32 @@ def test_run_that_was_never_published_stays_with_what_it_uses(store: Store) -> N
     assert store.list("runs") == ["at-work", "r2"]
     assert store.list("prepared") == ["p1", "p2"]
     assert store.list("models") == ["in-training", "m2"]
+
+
+def fail_night(store: Store, run_id: str, began: str, command: str = "nightly") -> None:
+    """Leave what a night leaves that failed once it had trained."""
+    said = {"format": 1, "command": command, "attempt_began": began, "status": "failed"}
+    store.write_json(f"runs/{run_id}/summary.json", said)
+    store.write_json(f"runs/{run_id}/prepare.json", {"prepared": f"prepared/{run_id}"})
+    store.write_json(f"runs/{run_id}/finetune.json", {"model": f"models/{run_id}"})
+    store.write_json(f"prepared/{run_id}/summary.json", {})
+    store.write_json(f"models/{run_id}/config.json", {})
+
+
+def test_nights_that_failed_go_with_the_publications_of_their_time(store: Store) -> None:
+    before, later = "2020-01-01T00:00:00+00:00", "2120-01-01T00:00:00+00:00"
+    fail_night(store, "failed", before)
+    fail_night(store, "failed-lately", later)
+    fail_night(store, "search", before, command="tune")
+    fail_night(store, "at-work", before)
+    beat = dt.datetime.now(dt.UTC).isoformat()
+    store.write_json("runs/at-work/lock/1.json", {"released": False, "beat_at": beat})
+    publish_run(store, "r1", keep_runs=2)
+    assert "failed" in store.list("runs"), "no publication is too many yet"
+    assert publish_run(store, "r2", keep_runs=2)["removed_runs"] == ["failed"]
+    assert store.list("runs") == ["at-work", "failed-lately", "r1", "r2", "search"]
+    assert store.list("models") == ["at-work", "failed-lately", "m1", "search"]
+    assert store.list("prepared") == ["at-work", "failed-lately", "p1", "search"]
 
 
 def test_current_run_stays_however_old(store: Store) -> None:

@@ -5,12 +5,12 @@ In: tables as inputs.read_chunk yields them. Out: accepted rows with their catal
     checked = check_events(table, index, TimeLimits(future_us, as_of_us), origins)
 
 The first fault of a row is its reason: ids and timestamp before the item, so that "unknown item"
-means a whole key that the catalogue lacks. Duplicates are found later, where all events of a user
-are together (histories.py).
+means a whole key that the catalogue lacks, of a domain that it has. Duplicates are found later,
+where all events of a user are together (histories.py).
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from crossrec.data.hashing import GOLDEN, Array, hash_strings, mix
 from crossrec.data.inputs import ORIGIN
 from crossrec.data.rejects import Origins, reject_table
+from crossrec.data.strangers import UNKNOWN_DOMAIN, Strangers, find_strangers
 from crossrec.schema import (
     DOMAIN,
     EVENT_VALUES,
@@ -44,6 +45,7 @@ REASONS = (
     "null timestamp",
     "timestamp in the future",
     "timestamp before year 1",
+    UNKNOWN_DOMAIN,
     UNKNOWN_ITEM,
     "rating not finite",
     "weight below 0 or not finite",
@@ -149,12 +151,14 @@ class Checked:
 
     accepted: schema CHECKED. rejects: schema.REJECTS.
     ignored: events after as_of. newest_us: the newest accepted timestamp, None without events.
+    strangers: domains that the catalogue lacks.
     """
 
     accepted: pa.Table
     rejects: pa.Table
     ignored: int = 0
     newest_us: int | None = None
+    strangers: Strangers = field(default_factory=dict)
 
 
 def check_events(
@@ -172,6 +176,9 @@ def check_events(
     _mark(codes, times < YEAR_1_US, "timestamp before year 1")
     item_ids, domains = (_one_chunk(table, name) for name in (ITEM_ID, DOMAIN))
     rows = find_rows(index, domains, item_ids)
+    is_known = pc.is_in(domains, pa.array(index.domains, pa.large_string()))
+    _mark(codes, ~is_known.to_numpy(zero_copy_only=False), UNKNOWN_DOMAIN)
+    is_strange = codes == REASONS.index(UNKNOWN_DOMAIN)
     _mark(codes, rows < 0, UNKNOWN_ITEM)
     values = _event_values(table, codes)
     is_good = codes == 0
@@ -196,6 +203,7 @@ def check_events(
         reject_table(origins, table, codes, REASONS),
         ignored=int((codes == 0).sum() - is_good.sum()),
         newest_us=int(times[is_good].max()) if is_good.any() else None,
+        strangers=find_strangers(domains.filter(pa.array(is_strange)), times[is_strange]),
     )
 
 

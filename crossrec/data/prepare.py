@@ -31,7 +31,8 @@ from crossrec.data.histories import FORMAT, SUMMARY, open_prepared
 from crossrec.data.inputs import CHUNK_ROWS, Footer, Input, plan_chunks
 from crossrec.data.pins import Pins, pin_inputs, unpin_inputs
 from crossrec.data.rejects import Origins, bad_share, check_share
-from crossrec.data.summary import EPOCH, reasons_of, summarise
+from crossrec.data.strangers import UNKNOWN_DOMAIN
+from crossrec.data.summary import EPOCH, reasons_of, summarise, tell_strangers
 from crossrec.errors import ConfigError, InputError, explain
 from crossrec.increment import Increment, find_increment
 from crossrec.runlog import log, stage
@@ -143,7 +144,8 @@ def _prepare(
     forgotten = _forgotten(inputs.get("forget"), footers.get("forget", ()))
     chunks = _split(shared, index, forgotten, footers)
     accepted = sum(chunk.accepted for chunk in chunks)
-    _stop_where_useless(config, job, "events", reasons_of("events", chunks), accepted)
+    tell_strangers(job, chunks)
+    _stop_where_useless(config, job, "events", reasons_of(job, "events", chunks), accepted)
     pieces = sorted(piece for chunk in chunks for piece in chunk.pieces)
     found = _group(shared, index, pieces, job.buckets, accepted)
     summary = {"digest": folder.rpartition("/")[2], **summarise(job, footers, items, chunks, found)}
@@ -274,10 +276,11 @@ def _bad_shares(config: Config, summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _bad_reasons(config: Config, reasons: Mapping[str, int]) -> Mapping[str, int]:
-    """Leave out what is no fault of the input: items newer than the catalogue of the full night."""
+    """Leave out what is no fault of the input: what came after the catalogue of the full night."""
     if config.score.mode == "full":
         return reasons
-    return {reason: count for reason, count in reasons.items() if reason != UNKNOWN_ITEM}
+    newer = (UNKNOWN_ITEM, UNKNOWN_DOMAIN)
+    return {reason: count for reason, count in reasons.items() if reason not in newer}
 
 
 def _rejects_of(run_id: str) -> str:

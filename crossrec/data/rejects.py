@@ -15,13 +15,15 @@ import pyarrow.compute as pc
 
 from crossrec.data.hashing import Array
 from crossrec.data.inputs import ORIGIN, Footer, Input
+from crossrec.data.strangers import RETIRED_DOMAIN
 from crossrec.errors import InputError, explain
 from crossrec.schema import DOMAIN, ITEM_ID, REJECTS, TIMESTAMP, USER_ID
 
 DUPLICATE = "duplicate"
 DUPLICATE_ITEM = "duplicate item"
-HARMLESS = frozenset({DUPLICATE, DUPLICATE_ITEM})
-"""Reasons that `data.max_reject_share` does not count: to drop a copy loses nothing."""
+HARMLESS = frozenset({DUPLICATE, DUPLICATE_ITEM, RETIRED_DOMAIN})
+"""Reasons that `data.max_reject_share` does not count: to drop a copy loses nothing, and a domain
+that is no more is missed by nobody."""
 
 
 @dataclass(frozen=True)

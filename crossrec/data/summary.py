@@ -17,15 +17,43 @@ import numpy as np
 from crossrec.data.histories import FORMAT
 from crossrec.data.inputs import Footer, Input
 from crossrec.data.rejects import DUPLICATE
+from crossrec.data.strangers import RETIRED_DOMAIN, UNKNOWN_DOMAIN, add_up, retired_events
 from crossrec.data.tasks import BucketCounts, CatalogueCounts, ChunkCounts, Job
+from crossrec.runlog import log
+
+MOST_TOLD = 3
+"""Domains that the catalogue lacks, in the log."""
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def reasons_of(table: str, chunks: Sequence[ChunkCounts]) -> Counter[str]:
-    """Return the rejected rows of a table by reason."""
-    counters = (chunk.reasons for chunk in chunks if chunk.table == table)
-    return sum(counters, Counter())
+def reasons_of(job: Job, table: str, chunks: Sequence[ChunkCounts]) -> Counter[str]:
+    """Return the rejected rows of a table by reason; events of retired domains have their own."""
+    total = sum((chunk.reasons for chunk in chunks if chunk.table == table), Counter[str]())
+    as_of = as_of_us(job, chunks)
+    if table == "events" and as_of is not None:
+        retired = retired_events(add_up(chunk.strangers for chunk in chunks), as_of)
+        # Adding leaves out what is 0.
+        total += Counter({RETIRED_DOMAIN: retired, UNKNOWN_DOMAIN: -retired})
+    return total
+
+
+def as_of_us(job: Job, chunks: Sequence[ChunkCounts]) -> int | None:
+    """Return `data.as_of`, else the newest accepted event; None where there is neither."""
+    if job.limits.as_of_us is not None:
+        return job.limits.as_of_us
+    newest = (chunk.newest_us for chunk in chunks if chunk.newest_us is not None)
+    return max(newest, default=None)
+
+
+def tell_strangers(job: Job, chunks: Sequence[ChunkCounts]) -> None:
+    """Name the domains that the catalogue lacks though their events still come in."""
+    as_of = as_of_us(job, chunks)
+    found = add_up(chunk.strangers for chunk in chunks)
+    lost = [name for name in found if as_of is not None and not found[name].is_retired(as_of)]
+    for name in lost[:MOST_TOLD]:
+        said = "prepare: data.items has nothing of the domain %r, which %s events name, the last %s"
+        log.warning(said, name, f"{found[name].events:,}", _said(found[name].newest_us))
 
 
 def summarise(
@@ -36,17 +64,17 @@ def summarise(
     buckets: Sequence[BucketCounts],
 ) -> dict[str, Any]:
     """Return all of the summary but the digest."""
-    reasons = {name: reasons_of(name, chunks) for name in job.inputs} | {"items": items.reasons}
+    reasons = {name: reasons_of(job, name, chunks) for name in job.inputs}
+    reasons["items"] = items.reasons
     duplicates = sum(bucket.duplicates for bucket in buckets)
     if duplicates:
         reasons["events"][DUPLICATE] = duplicates
-    as_of = job.limits.as_of_us
-    if as_of is None:
-        as_of = max(chunk.newest_us for chunk in chunks if chunk.newest_us is not None)
+    as_of = as_of_us(job, chunks)
+    assert as_of is not None, "there is an accepted event"
     inputs = [entry for name in job.inputs for entry in _files(job.inputs[name], footers[name])]
     return {
         "format": FORMAT,
-        "as_of": (EPOCH + dt.timedelta(microseconds=as_of)).isoformat(),
+        "as_of": _said(as_of),
         "as_of_us": as_of,
         "users": sum(bucket.users for bucket in buckets),
         "users_without_accepted_events": sum(bucket.unheard for bucket in buckets),
@@ -60,6 +88,10 @@ def summarise(
         "domains": _domains(items, buckets),
         "events_by_week": _weeks(items.domains, buckets),
     }
+
+
+def _said(moment_us: int) -> str:
+    return (EPOCH + dt.timedelta(microseconds=moment_us)).isoformat()
 
 
 def _files(source: Input, footers: Sequence[Footer]) -> list[dict[str, Any]]:

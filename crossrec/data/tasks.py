@@ -38,6 +38,7 @@ from crossrec.data.inputs import ORIGIN, Input, Segment, read_chunk
 from crossrec.data.items import build_catalogue, domain_ranges
 from crossrec.data.pieces import encode_piece, read_buckets
 from crossrec.data.rejects import DUPLICATE, Origins, count_reasons, reject_table
+from crossrec.data.strangers import Strangers, add_up
 from crossrec.errors import CrossrecError
 from crossrec.runlog import log
 from crossrec.schema import CATALOGUE, DOMAIN, ITEM_ID, USER_ID, bucket_name
@@ -80,7 +81,8 @@ class CatalogueCounts:
 class ChunkCounts:
     """What a chunk had: pieces written, rejects by reason, accepted and ignored events.
 
-    forgotten: rows of users of `data.forget`, of which nothing else is told.
+    forgotten: rows of users of `data.forget`, of which nothing else is told. strangers: domains
+    that the catalogue lacks.
     """
 
     table: str
@@ -90,6 +92,7 @@ class ChunkCounts:
     ignored: int
     newest_us: int | None
     forgotten: int = 0
+    strangers: Strangers = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def split_chunk(
     reasons: Counter[str] = Counter()
     accepted = ignored = left_out = 0
     newest: list[int] = []
+    strangers: list[Strangers] = []
     columns = [*EVENT_COLUMNS, *job.values] if name == "events" else [USER_ID]
     for part, whole in enumerate(read_chunk(job.inputs[name], chunk, columns)):
         # Before any check: what is rejected is kept.
@@ -182,8 +186,16 @@ def split_chunk(
         accepted += int((rows >= 0).sum())
         ignored += checked.ignored
         newest += [] if checked.newest_us is None else [checked.newest_us]
+        strangers.append(checked.strangers)
     return ChunkCounts(
-        name, tuple(pieces), reasons, accepted, ignored, max(newest, default=None), left_out
+        name,
+        tuple(pieces),
+        reasons,
+        accepted,
+        ignored,
+        max(newest, default=None),
+        left_out,
+        add_up(strangers),
     )
 
 

@@ -51,6 +51,21 @@ def find_model(config: Config, store: Store, increment: Increment | None = None)
     return str(folder)
 
 
+def listed_domains(config: Config, prepared: Prepared) -> list[str]:
+    """Return the domains that lists are made for, sorted.
+
+    Raises:
+        ConfigError: `score.domains` names one that the catalogue lacks.
+    """
+    known = [domain.name for domain in prepared.domains]
+    domains = set(config.score.domains or known)
+    unknown = sorted(domains - set(known))
+    if unknown:
+        mend = "check the names, and leave out domains that are no more"
+        raise ConfigError(explain("score.domains", f"some of {known}", f"{unknown}", mend))
+    return sorted(domains)
+
+
 def write_plan(
     config: Config,
     store: Store,
@@ -65,20 +80,14 @@ def write_plan(
         ConfigError: there is another plan, a domain does not exist, or an incremental night would
             do what the full night that it stands on did not.
     """
-    known = [domain.name for domain in prepared.domains]
-    domains = list(config.score.domains or known)
-    unknown = sorted(set(domains) - set(known))
-    if unknown:
-        raise ConfigError(
-            explain("score.domains", f"some of {known}", f"{unknown}", "check the names")
-        )
+    domains = listed_domains(config, prepared)
     plan = {
         "run_id": config.run_id,
         "model": model,
         "model_sha256": check_model(store, model),
         "prepared": prepared.folder,
         "buckets": prepared.buckets,
-        "domains": sorted(set(domains)),
+        "domains": domains,
         "top_k": config.score.top_k,
         "new_share": config.score.new_share,
         "precision": config.score.precision,

@@ -15,6 +15,7 @@ from crossrec.data.events import (
 )
 from crossrec.data.hashing import hash_strings
 from crossrec.data.rejects import Origins, bad_share, check_share, count_reasons
+from crossrec.data.strangers import Stranger
 from crossrec.errors import InputError
 
 FUTURE_US = 2_000_000_000_000_000
@@ -69,7 +70,7 @@ def test_check_events_gives_a_good_event_its_catalogue_row() -> None:
         (("ada", "1", "shop", -(2**62)), "timestamp before year 1"),
         (("ada", "3", "shop", 5), "unknown item"),
         (("ada", "2", "video", 5), "unknown item"),
-        (("ada", "1", "books", 5), "unknown item"),
+        (("ada", "1", "books", 5), "unknown domain"),
         ((None, "", "books", None), "null user_id"),
     ],
 )
@@ -88,13 +89,19 @@ def test_check_events_keeps_what_a_rejected_row_said_and_where() -> None:
             "table": "events",
             "file": "b.parquet",
             "file_row": 4 - 3,
-            "reason": "unknown item",
+            "reason": "unknown domain",
             "user_id": "ada",
             "item_id": "9",
             "domain": "a/b",
             "timestamp": "1970-01-02 00:00:00.000000Z",
         }
     ]
+
+
+def test_check_events_tells_the_domains_that_the_catalogue_lacks() -> None:
+    late = ("ada", "1", "books", FUTURE_US + 1)
+    checked = check(GOOD, ("ada", "1", "books", 7), ("bob", "9", "books", 5), late)
+    assert checked.strangers == {"books": Stranger(2, 7)}
 
 
 def test_check_events_remembers_the_users_of_rejected_events_once() -> None:

@@ -2,20 +2,25 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared, read_catalogue, read_histories
+from crossrec.data.itemstate import states_on_day
 from crossrec.data.pins import pin_inputs
 from crossrec.data.prepare import input_digest, prepare
+from crossrec.data.replay import load_activity
 from crossrec.errors import ConfigError, InputError
 from crossrec.schema import REJECTS
 from crossrec.storage import Store
 
 DAY_1 = dt.datetime(2024, 1, 1, 12)
 """A Monday."""
+
+FIRST_DAY = (DAY_1 - dt.datetime(1970, 1, 1)).days
 
 Event = tuple[str | None, str | None, str | None, dt.datetime | None]
 
@@ -125,8 +130,9 @@ def test_prepare_keeps_and_counts_every_rejected_row(tmp_path: Path) -> None:
         "events": {
             "duplicate": 2,
             "null user_id": 1,
+            "retired domain": 1,
             "timestamp in the future": 1,
-            "unknown item": 2,
+            "unknown item": 1,
         },
         "items": {"duplicate item": 1, "null item_id": 1},
     }
@@ -183,6 +189,43 @@ def test_prepare_stops_where_there_is_no_item(tmp_path: Path) -> None:
     write_events(tmp_path / "events/0.parquet", ("ada", "1", "shop", DAY_1))
     with pytest.raises(InputError, match=r"data.items=.*found none among 1 rows"):
         run(tmp_path, max_reject_share=1)
+
+
+def test_prepare_forgives_a_retired_domain_a_week_after_its_last_event(tmp_path: Path) -> None:
+    write_items(tmp_path / "items/0.parquet", ("1", "shop"))
+    of_books: list[Event] = [("ada", "1", "books", DAY_1 - days(n)) for n in range(5)]
+    write_events(tmp_path / "events/0.parquet", ("ada", "1", "shop", DAY_1 + days(7)), *of_books)
+    # A catalogue that has lost a domain looks just like that.
+    with pytest.raises(InputError, match=r"found 5 of 6 \(83\.3%\): unknown domain 5"):
+        run(tmp_path)
+    write_events(tmp_path / "events/1.parquet", ("bob", "1", "shop", DAY_1 + days(7.1)))
+    summary, store = run(tmp_path)
+    assert summary["rejects"]["events"] == {"retired domain": 5}
+    assert [domain["name"] for domain in summary["domains"]] == ["shop"]
+    assert read_all(store, summary) == {"ada": [0], "bob": [0]}
+    (name,) = store.list("runs/night/rejects")
+    assert len(store.read_parquet(f"runs/night/rejects/{name}")) == 5
+
+
+def test_prepare_puts_late_events_where_they_belong(tmp_path: Path) -> None:
+    write_items(tmp_path / "items/0.parquet", *((n, "shop") for n in "1234"))
+    newest: Event = ("ada", "3", "shop", DAY_1 + days(9))
+    write_events(tmp_path / "events/9.parquet", ("ada", "1", "shop", DAY_1), newest)
+    before, store = run(tmp_path)
+    late: Event = ("ada", "2", "shop", DAY_1 + days(4))
+    write_events(tmp_path / "events/late.parquet", late, newest)
+    after = prepare(make_config(tmp_path).model_copy(update={"run_id": "next"}), store)
+    assert read_all(store, before) == {"ada": [0, 2]}
+    assert read_all(store, after) == {"ada": [0, 1, 2]}
+    assert after["rejects"]["events"] == {"duplicate": 1}, "sent twice, had once"
+    assert before["as_of"] == after["as_of"]
+    # Of the items it is the late one alone that is now known otherwise.
+    states = [
+        states_on_day(load_activity(store, open_prepared(store, made["prepared"])), FIRST_DAY + 10)
+        for made in (before, after)
+    ]
+    assert np.flatnonzero((states[0] != states[1]).any(1)).tolist() == [1]
+    assert np.exp(states[1][1, -2]) == pytest.approx(1 + 6), "six days old on the tenth"
 
 
 def test_prepare_ignores_events_after_as_of(tmp_path: Path) -> None:
