@@ -7,6 +7,7 @@ from typing import Any
 
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
+from crossrec.evaluate.groupcolumns import check_groups
 from crossrec.evaluate.pipeline import evaluate
 from crossrec.gate import gate
 from crossrec.increment import Increment, find_increment
@@ -30,6 +31,7 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     check_adapt(config, store)
     check_tracking(config.train.tracking)
     prepared = prepare(config, store)
+    check_groups(config, store)
     rest(config, store)
     finetuned = finetune(config, store)
     metrics = evaluate(config, store)

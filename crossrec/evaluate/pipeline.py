@@ -22,6 +22,7 @@ from crossrec.evaluate.baselines import BaselineJob, run_baselines
 from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.calibration import judge_calibration
 from crossrec.evaluate.exposure import measure_exposure
+from crossrec.evaluate.groupcolumns import judge_asked_groups
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
 from crossrec.evaluate.judged import MODEL, PUBLISHED, best_baseline, ndcg_of
 from crossrec.evaluate.metrics import (
@@ -76,6 +77,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             "holdout": _describe(truth, holdout),
             **judge_systems(store, truth, files, items),
             **judge_scores(config, job, holdout, truth),
+            "groups": _judge_groups(config, store, truth, files[MODEL], items),
             "baselines": {name: {"seconds": record["seconds"]} for name, record in records.items()},
             "training": finetuned["training"]
             | {name: finetuned[name] for name in ("adapt", "fusion")},
@@ -94,6 +96,18 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             facts["baseline"] = {"best_baseline": baseline, "best_baseline_ndcg@10": reached}
         facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": facts["seconds"]}
+
+
+def _judge_groups(
+    config: Config, store: Store, truth: pa.Table, paths: Sequence[str], items: KnownItems
+) -> list[dict[str, Any]]:
+    """Return the figures of the model's lists by the columns of `evaluate.groups`."""
+    asked = config.evaluate.groups
+    if not (asked.items or asked.users):
+        return []
+    lists = read_lists(store, paths, items.names)
+    ranked = find_ranks(truth, with_domains(lists), K)
+    return judge_asked_groups(config, store, ranked, lists, items)
 
 
 def judge_scores(

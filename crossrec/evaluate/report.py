@@ -17,6 +17,7 @@ from typing import Any
 
 from crossrec.evaluate.browse import browse
 from crossrec.evaluate.gated import decision, gate_section
+from crossrec.evaluate.grouped import groups_section
 from crossrec.evaluate.inputs import data_section, rejected
 from crossrec.evaluate.judged import Metrics
 from crossrec.evaluate.markup import Markup, count, tag
@@ -142,6 +143,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("gate", "Which model serves", gate_section),
     ("transfer", "What other domains add", transfer_section),
     ("slices", "New items, new users", slices_section),
+    ("groups", "Group by group", groups_section),
     ("meaning", "What scores promise", meaning_section),
     ("study", "The longer study", study_section),
     ("training", "Training", training_section),

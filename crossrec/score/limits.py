@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from crossrec.data.candidates import NO_VALUE
+from crossrec.data.attributes import NO_VALUE
 from crossrec.score.shortlist import shortlist_top_k
 from crossrec.score.topk import LeftOut, SparseScores, top_k
 
