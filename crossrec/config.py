@@ -111,6 +111,9 @@ class EvaluateConfig(Section):
     """Steps for which the study trains a backbone that the night leaves frozen."""
     groups: GroupsConfig = Field(default_factory=GroupsConfig)
     """Columns of items and users whose values are judged apart, with gaps and intervals."""
+    steering: bool = False
+    """Also judge lists at several values of `score.popularity_control` and `score.diversity`, to
+    see what each costs; else at those of the config alone."""
     study: bool = False
     """Also train the model anew with other seeds, without parts of its knowledge, for each domain
     alone and with a backbone that learns, and report what each is worth; takes many times as

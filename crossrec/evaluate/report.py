@@ -26,6 +26,7 @@ from crossrec.evaluate.progress import training_section
 from crossrec.evaluate.quality import quality_section
 from crossrec.evaluate.shown import shown_section
 from crossrec.evaluate.slices import slices_section
+from crossrec.evaluate.steered import steering_section
 from crossrec.evaluate.study import study_section
 from crossrec.evaluate.transfer import transfer_section
 from crossrec.evaluate.verdict import LEAVE_ONE_OUT, headline, remarks
@@ -148,6 +149,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("study", "The longer study", study_section),
     ("training", "Training", training_section),
     ("shown", "What lists show", shown_section),
+    ("steering", "What steering costs", steering_section),
     ("data", "Data", _data),
 )
 """The parts of the page in order: anchor, title, and what writes it or returns None."""
