@@ -29,7 +29,7 @@ def groups_section(metrics: Metrics) -> Markup | None:
         "Groups of users by their lists; groups of items by the lists of users who chose one of "
         f"them, judged on these alone. Coverage: the share of the catalogue, or of the group's "
         f"items, that equally many users of each group are shown in their first {k}. Small groups "
-        "are taken together. Intervals are 95 %."
+        "are taken together. Intervals are 95\u00a0%."
     )
     return render([note(explained), *(_column(found, k) for found in columns)])
 
@@ -38,7 +38,7 @@ def _column(found: Found, k: int) -> Markup:
     title = f"{'Users' if found['table'] == 'users' else 'Items'} by {found['column']}"
     groups = found["groups"]
     rows: list[Bar | str] = [
-        Bar(group["name"], group[f"ndcg@{k}"]["mean"], "model")
+        Bar(group["name"], group[f"ndcg@{k}"]["mean"], "own")
         for group in groups
         if group.get(f"ndcg@{k}")
     ]
