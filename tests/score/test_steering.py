@@ -68,6 +68,17 @@ def test_other_systems_and_dials_at_zero_are_as_they_were() -> None:
         assert not np.array_equal(found[system, "video"].rows, plain["model", "video"].rows)
 
 
+def test_steered_scores_are_what_lists_are_ordered_by_and_no_probabilities() -> None:
+    scorer = steered_scorer({"half": HALF})
+    before = score(scorer, "model", "half")
+    scorer.fusions["model"].link_D2[:] = torch.tensor([1.0, -2.0])
+    linked = score(scorer, "model", "half")
+    for domain in ("shop", "video"):
+        assert np.array_equal(linked["half", domain].scores, before["half", domain].scores)
+        raw, chance = (found["model", domain].scores[0, :2] for found in (before, linked))
+        np.testing.assert_allclose(chance, 1 / (1 + np.exp(2 - raw)), rtol=1e-5)
+
+
 def texts_apart(scorer: Scorer, rows: np.ndarray) -> float:
     texts = scorer.state.texts_IW[VIDEO.start + torch.from_numpy(rows)].numpy()
     return float(np.mean([1 - a @ b for a in texts for b in texts if a is not b]))
