@@ -22,6 +22,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "GateConfig",
+    "GroupsConfig",
     "ModelConfig",
     "NightlyConfig",
     "NotifyConfig",
@@ -45,7 +46,8 @@ class DataConfig(Section):
     items: str | None = None
     """Parquet file or folder of items."""
     users: str | None = None
-    """Parquet with a `user_id` column: users who get lists even without events."""
+    """Parquet with a `user_id` column: users who get lists even without events; `evaluate.groups`
+    reads its other columns."""
     forget: str | None = None
     """Parquet with a `user_id` column: users who asked to be forgotten. Nothing of theirs is kept,
     not even as a reject, trained on or listed; `publish.py purge` clears earlier runs of them."""
@@ -86,6 +88,16 @@ class StorageConfig(Section):
     never logged."""
 
 
+class GroupsConfig(Section):
+    """Columns of the input whose values are judged apart."""
+
+    items: tuple[str, ...] = ()
+    """Of `data.items` (brand, category): how what users chose of each value was found, and how much
+    of it is shown."""
+    users: tuple[str, ...] = ()
+    """Of `data.users` (country, age band): how well the users of each value are served."""
+
+
 class EvaluateConfig(Section):
     """Judging."""
 
@@ -97,6 +109,11 @@ class EvaluateConfig(Section):
     learns to look."""
     backbone_steps: Annotated[int, Field(ge=1)] = 100
     """Steps for which the study trains a backbone that the night leaves frozen."""
+    groups: GroupsConfig = Field(default_factory=GroupsConfig)
+    """Columns of items and users whose values are judged apart, with gaps and intervals."""
+    steering: bool = False
+    """Also judge lists at several values of `score.popularity_control` and `score.diversity`, to
+    see what each costs; else at those of the config alone."""
     study: bool = False
     """Also train the model anew with other seeds, without parts of its knowledge, for each domain
     alone and with a backbone that learns, and report what each is worth; takes many times as
@@ -135,6 +152,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _nothing_is_without_effect(self) -> "Config":
         model, train = self.model, self.train
+        if self.evaluate.groups.users and self.data.users is None:
+            raise ValueError("evaluate.groups.users needs data.users, whose columns they are")
         asks = {
             "train.layer_decay": train.layer_decay != 1,
             "train.unfreeze_epochs": train.unfreeze_epochs > 0,

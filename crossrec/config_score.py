@@ -80,6 +80,12 @@ class ScoreConfig(Section):
     """Items a list at most."""
     new_share: Share = 0.2
     """Share of a list's places, never of its first ten, for items that nobody has touched yet."""
+    popularity_control: Share = 0.0
+    """How much items pay for being shown often: 0, nothing; 1, a price at which all items of a
+    domain would be shown about alike. What that costs, `evaluate.steering` tells."""
+    diversity: Share = 0.0
+    """How much items of a list shall differ in their texts: 0, by score alone; 1, as much as they
+    can. A list is then chosen from the best, four times as many as it holds."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the products that find the best items; bf16 is several times as fast on GPUs, and may miss
     items whose scores hardly differ from the last of a list. Scores are fp32 either way."""

@@ -84,7 +84,7 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         values = inner
     try:
         # A string field keeps the text as typed: run_id=2014-06-08 must not become a date.
-        is_text = last in _TEXT_KEYS or (last in _OPTIONAL_TEXT_KEYS and text != "null")
+        is_text = key in _TEXT_KEYS or (key in _OPTIONAL_TEXT_KEYS and text != "null")
         values[last] = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError as error:
         found = "a secret that is none" if _is_secret(key) else repr(text)
@@ -92,11 +92,12 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
 
 
 def _keys_of_type(section: type[BaseModel], *types: Any) -> set[str]:
+    """Return the keys of fields of a type in full: another section may use the same name."""
     keys: set[str] = set()
     for name, info in section.model_fields.items():
         annotation = info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys |= _keys_of_type(annotation, *types)
+            keys |= {f"{name}.{key}" for key in _keys_of_type(annotation, *types)}
         elif annotation in types:
             keys.add(name)
     return keys

@@ -8,6 +8,7 @@ from typing import Any
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared
 from crossrec.data.prepare import prepare
+from crossrec.evaluate.groupcolumns import check_groups
 from crossrec.evaluate.pipeline import evaluate
 from crossrec.gate import gate
 from crossrec.increment import Increment, find_increment
@@ -34,6 +35,7 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     prepared = prepare(config, store)
     # Before hours of training.
     listed_domains(config, open_prepared(store, prepared["prepared"]))
+    check_groups(config, store)
     rest(config, store)
     finetuned = finetune(config, store)
     metrics = evaluate(config, store)

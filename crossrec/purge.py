@@ -34,7 +34,7 @@ from crossrec.storage_errors import MissingObject
 
 PURGING = "manifest-purging.json"
 
-REMADE = ("scores", "done", "holdout", "baselines", "calibration", "study")
+REMADE = ("scores", "done", "holdout", "baselines", "calibration", "steering", "study")
 """Folders of a run that was not published whose lists its rerun makes again."""
 
 NO_TABLES = (".json", ".html", ".npy", ".safetensors", ".bin", ".md", ".txt")

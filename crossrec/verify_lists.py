@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crossrec.data.candidates import NO_VALUE, Candidates
+from crossrec.data.attributes import NO_VALUE
+from crossrec.data.candidates import Candidates
 from crossrec.data.hashing import hash_strings
 from crossrec.schema import USER_ID
 

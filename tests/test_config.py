@@ -72,6 +72,13 @@ def test_list_is_given_as_yaml(tmp_path: Path) -> None:
     )
 
 
+def test_a_name_that_is_text_elsewhere_is_given_as_yaml(tmp_path: Path) -> None:
+    """`data.items` is a path, `evaluate.groups.items` a list of columns."""
+    given = ["data.items=[a]", "data.events=b", "evaluate.groups.items=[brand]"]
+    config = load_config(write(tmp_path), given)
+    assert (config.data.items, config.evaluate.groups.items) == ("[a]", ("brand",))
+
+
 def test_misspelt_key_names_the_one_that_is_meant(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"score\.topk: expected a known key.*did you mean top_k\?"

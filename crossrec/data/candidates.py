@@ -14,7 +14,7 @@ Scoring leaves out the others; publication holds every list against the same fil
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ import pyarrow.compute as pc
 
 from crossrec.config import CandidateRules, Config
 from crossrec.config_score import EVERY_DOMAIN
-from crossrec.data.events import ItemIndex, find_rows, index_items
+from crossrec.data.attributes import NO_VALUE, code_values, first_places, read_tables, rows_of
+from crossrec.data.events import ItemIndex, index_items
 from crossrec.data.hashing import Array
 from crossrec.data.histories import Prepared, catalogue_path
 from crossrec.data.inputs import (
@@ -32,7 +33,6 @@ from crossrec.data.inputs import (
     check_column,
     key_of,
     list_input,
-    open_parquet,
     read_footers,
 )
 from crossrec.data.items import first_days
@@ -45,14 +45,8 @@ from crossrec.storage import Store
 
 SECTION = "score.candidates"
 
-ROWS = 65_536
-"""Items that are looked at together."""
-
 RULES = "rules.json"
 """Written last."""
-
-NO_VALUE = -1
-"""Code of an item that has no value in a column."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +158,9 @@ def _read_list(source: Input, index: ItemIndex) -> tuple[Array, Array]:
         check_column(source, footers, DOMAIN, "string")
     size = int(index.starts[-1])
     named, limited, unknown = np.zeros(size, bool), np.full(size, not with_domain), 0
-    for table in _tables(source, [ITEM_ID, DOMAIN] if with_domain else [ITEM_ID]):
+    for table in read_tables(source, [ITEM_ID, DOMAIN] if with_domain else [ITEM_ID]):
         by_domain = [table] if with_domain else [_as_of(table, name) for name in index.domains]
-        rows = np.stack([_rows_of(keys, index) for keys in by_domain])
+        rows = np.stack([rows_of(keys, index) for keys in by_domain])
         named[rows[rows >= 0]] = True
         unknown += int((rows < 0).all(0).sum())
         for domain in pc.unique(by_domain[0].column(DOMAIN)).to_pylist():
@@ -204,14 +198,11 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
     values: dict[str, dict[str, int]] = {column: {} for column in rules.max_per}
     if not there:
         return Candidates(allowed, groups, rules.max_per)
-    for table in _tables(source, [ITEM_ID, DOMAIN, *sorted(there)]):
-        rows = _rows_of(table, index)
+    for table in read_tables(source, [ITEM_ID, DOMAIN, *sorted(there)]):
+        rows = rows_of(table, index)
         # Of equal keys the first row counts, as in the catalogue.
-        places = np.flatnonzero(rows >= 0)
-        places = places[np.unique(rows[places], return_index=True)[1]]
-        places = np.sort(places[~known[rows[places]]])
+        places = first_places(rows, known)
         table, rows = table.take(pa.array(places)), rows[places]
-        known[rows] = True
         fits = _is_available(table, rules.available_until, source, day)
         for name, condition in filters.items():
             in_domain = pc.equal(table.column(DOMAIN), name).to_numpy()
@@ -219,7 +210,8 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
             fits &= _fulfils(table, condition, name) | ~concerned
         allowed[rows] = fits
         for column, codes in groups.items():
-            codes[rows] = _codes(table, column, values[column])
+            where = f"{SECTION}.max_per.{column}"
+            codes[rows] = code_values(table.column(column), values[column], where)
     return Candidates(allowed, groups, rules.max_per)
 
 
@@ -251,44 +243,3 @@ def _fulfils(table: pa.Table, condition: pc.Expression, name: str) -> Array:
         raise ConfigError(explain(f"{SECTION}.filters.{name}", expected, said, mend)) from error
     found[kept] = True
     return found
-
-
-def _codes(table: pa.Table, column: str, values: dict[str, int]) -> Array:
-    """Return the code of each row's value, (N,) int32; new values are added."""
-    try:
-        texts = table.column(column).cast(pa.large_string()).combine_chunks()
-    except pa.ArrowException as error:
-        where, kind = f"{SECTION}.max_per.{column}", str(table.column(column).type)
-        expected = "a column of texts or numbers"
-        raise ConfigError(explain(where, expected, kind, "choose another column")) from error
-    coded = texts.dictionary_encode()
-    of_dictionary = [values.setdefault(text, len(values)) for text in coded.dictionary.to_pylist()]
-    lookup = np.array([*of_dictionary, NO_VALUE], np.int32)
-    found: Array = lookup[coded.indices.fill_null(len(of_dictionary)).to_numpy()]
-    return found
-
-
-def _rows_of(table: pa.Table, index: ItemIndex) -> Array:
-    keys = (table.column(name).fill_null("").combine_chunks() for name in (DOMAIN, ITEM_ID))
-    return find_rows(index, *keys)
-
-
-def _tables(source: Input, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Read some columns of all files a part at a time; what a file lacks is null."""
-    for file in source.files:
-        with open_parquet(source, file) as parquet:
-            there = [name for name in columns if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(ROWS, columns=there):
-                table = pa.table(batch)
-                for name in columns:
-                    if name not in there:
-                        table = table.append_column(name, pa.nulls(len(table)))
-                yield table.cast(pa.schema([_plain(field) for field in table.schema]))
-
-
-def _plain(field: pa.Field) -> pa.Field:
-    """Return a field without a dictionary, and with large strings."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    if pa.types.is_string(kind) or pa.types.is_string_view(kind):
-        kind = pa.large_string()
-    return pa.field(field.name, kind)

@@ -57,8 +57,7 @@ def compare(
     sums_US = np.stack([*columns, np.bincount(users, minlength=size)], 1)
     # A user's number that no pair has would be drawn for nothing.
     sums_US = sums_US[sums_US[:, -1] > 0]
-    drawn = [counts_RU @ sums_US for counts_RU in _draw(len(sums_US), seed, draws_a_block)]
-    totals_RS = np.concatenate(drawn)
+    totals_RS = resample(sums_US, seed, draws_a_block)
     means_RS = totals_RS[:, :-1] / totals_RS[:, -1:]
     low_S, high_S = np.quantile(means_RS, [0.025, 0.975], axis=0)
     columns_by_name = {
@@ -72,6 +71,18 @@ def compare(
         | {key: round(float(values[index]), 5) for key, values in columns_by_name.items()}
         for index, name in enumerate(others)
     }
+
+
+def resample(sums_US: Array, seed: int = 0, draws_a_block: int = DRAWS_A_BLOCK) -> Array:
+    """Return the totals (RESAMPLES, S) of sums that users brought, drawn with replacement.
+
+    Args:
+        sums_US: what each user adds to each of S sums, at least one user.
+        seed: of the draws; the same one gives the same result.
+        draws_a_block: users drawn at once; bounds the memory.
+    """
+    drawn = [counts_RU @ sums_US for counts_RU in _draw(len(sums_US), seed, draws_a_block)]
+    return np.concatenate(drawn)
 
 
 def _draw(users: int, seed: int, draws_a_block: int) -> Iterator[Array]:

@@ -22,6 +22,14 @@ class Series(NamedTuple):
     kind: str
 
 
+class Point(NamedTuple):
+    """A place on a curve between two measures, and what is written beside it."""
+
+    x: float
+    y: float
+    label: str
+
+
 def line(title: str, points: Sequence[tuple[int, float]], marked: int | None = None) -> Markup:
     """Return a line over epochs between its lowest and highest value; `marked` was chosen."""
     top, bottom, left, right = 12, 130, 46, WIDTH - 16
@@ -102,6 +110,43 @@ def series(title: str, bands: Sequence[str], lines: Sequence[Series], note: str 
         told = ", ".join(f"{bands[band]} {measure(value)}" for band, value in known)
         said.insert(0, f"{shown.label}: {told}")
     return figure(title, note, bottom + 24, f"{title}. {'; '.join(said)}", parts)
+
+
+def against(title: str, points: Sequence[Point], axis: str, note: str = "") -> Markup:
+    """Return a measure against another one: a line through points, each with its label.
+
+    Args:
+        title: what the figure is called, and its upright axis, from 0.
+        points: at least one, in the order of the line.
+        axis: what is measured from left to right.
+        note: said beside the title.
+    """
+    top, bottom, left, right = 22, 142, 40, WIDTH - 22
+    limit = max(point.y for point in points) or 1.0
+    low, high = min(point.x for point in points), max(point.x for point in points)
+    across = (right - left - 24) / (high - low) if high > low else 0.0
+
+    def place(point: Point) -> tuple[float, float]:
+        x = left + 12 + (point.x - low) * across
+        return trim(x), trim(bottom - (bottom - top) * point.y / limit)
+
+    parts = []
+    for value in (0.0, limit / 2, limit):
+        y = trim(bottom - (bottom - top) * value / limit)
+        parts.append(straight(left, y, right, y, "grid"))
+        parts.append(tag("text", _tick(value), x=left - 6, y=y + 4, class_="tick end"))
+    for value in sorted({low, high}):
+        x = trim(left + 12 + (value - low) * across)
+        parts.append(tag("text", _tick(value), x=x, y=bottom + 17, class_="tick mid"))
+    parts.append(tag("text", axis, x=right, y=bottom + 34, class_="tick end"))
+    places = [place(point) for point in points]
+    path = " ".join(f"{x:g},{y:g}" for x, y in places)
+    parts.append(tag("polyline", points=path, class_="series model"))
+    told = [f"{point.label}: {measure(point.y)} at {measure(point.x)}" for point in points]
+    for point, (x, y), tip in zip(points, places, told, strict=True):
+        parts.append(_mark("model", x, y, tip))
+        parts.append(tag("text", point.label, x=x, y=trim(y - 8), class_="tick mid"))
+    return figure(title, note, bottom + 40, f"{title} {note}. {'; '.join(told)}", parts)
 
 
 def _tick(value: float) -> str:

@@ -4,6 +4,7 @@ runs/<run_id>/holdout/domain=<d>/*.parquet              the model's lists
 runs/<run_id>/baselines/<system>/domain=<d>/*.parquet   the other systems' lists
 runs/<run_id>/sample.json                               users that a person may look at
 runs/<run_id>/calibration/domain=<d>/*.parquet          those of all users, under bce and gbce
+runs/<run_id>/steering/*/*/domain=<d>/*.parquet         those at other settings of `score`
 runs/<run_id>/metrics.json, report.html
 
 metrics = evaluate(config, store)
@@ -22,8 +23,10 @@ from crossrec.evaluate.baselines import BaselineJob, run_baselines
 from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.calibration import judge_calibration
 from crossrec.evaluate.exposure import measure_exposure
+from crossrec.evaluate.groupcolumns import judge_asked_groups
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
 from crossrec.evaluate.judged import MODEL, PUBLISHED, best_baseline, ndcg_of
+from crossrec.evaluate.lists import files_of, read_lists, with_domains
 from crossrec.evaluate.metrics import (
     KS,
     find_ranks,
@@ -34,11 +37,12 @@ from crossrec.evaluate.metrics import (
 from crossrec.evaluate.ratings import judge_ratings
 from crossrec.evaluate.report import render_report
 from crossrec.evaluate.sample import sample_users
+from crossrec.evaluate.steering import judge_steering
 from crossrec.evaluate.truth import KnownItems
 from crossrec.model.checkpoint import load_fusions
 from crossrec.published import find_published
 from crossrec.runlog import stage
-from crossrec.schema import DOMAIN, SCORES, USER_ID, domain_folder
+from crossrec.schema import DOMAIN, USER_ID
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import HOLDOUT
 from crossrec.storage import Store
@@ -76,6 +80,8 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             "holdout": _describe(truth, holdout),
             **judge_systems(store, truth, files, items),
             **judge_scores(config, job, holdout, truth),
+            "steering": judge_steering(config, job, holdout, truth, items),
+            "groups": _judge_groups(config, store, truth, files[MODEL], items),
             "baselines": {name: {"seconds": record["seconds"]} for name, record in records.items()},
             "training": finetuned["training"]
             | {name: finetuned[name] for name in ("adapt", "fusion")},
@@ -94,6 +100,18 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             facts["baseline"] = {"best_baseline": baseline, "best_baseline_ndcg@10": reached}
         facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": facts["seconds"]}
+
+
+def _judge_groups(
+    config: Config, store: Store, truth: pa.Table, paths: Sequence[str], items: KnownItems
+) -> list[dict[str, Any]]:
+    """Return the figures of the model's lists by the columns of `evaluate.groups`."""
+    asked = config.evaluate.groups
+    if not (asked.items or asked.users):
+        return []
+    lists = read_lists(store, paths, items.names)
+    ranked = find_ranks(truth, with_domains(lists), K)
+    return judge_asked_groups(config, store, ranked, lists, items)
 
 
 def judge_scores(
@@ -167,16 +185,6 @@ def _baseline_job(config: Config, store: Store, holdout: Holdout, folder: str) -
     )
 
 
-def files_of(job: ScoreJob, buckets: range) -> dict[str, list[str]]:
-    """Return the paths of each system's lists, as the buckets' records name them."""
-    records = [job.store.read_json(job.record_path(bucket)) for bucket in buckets]
-    paths = [file["path"] for record in records for file in record["files"]]
-    return {
-        name: [path for path in paths if path.startswith(f"{folder}/{DOMAIN}=")]
-        for name, folder in job.outputs.items()
-    }
-
-
 def judge_systems(
     store: Store, truth: pa.Table, files: dict[str, list[str]], items: KnownItems
 ) -> dict[str, Any]:
@@ -227,26 +235,6 @@ def compare_model(measured: dict[str, np.ndarray], users: np.ndarray) -> dict[st
     """Return what `compare` says of "model" beside the other systems."""
     others = {name: values for name, values in measured.items() if name != "model"}
     return compare(measured["model"], others, users)
-
-
-def read_lists(store: Store, paths: Sequence[str], domains: Sequence[str]) -> dict[str, pa.Table]:
-    """Return the lists by domain, user_id and item_ids; the folder of a file names its domain."""
-    columns = [USER_ID, "item_ids"]
-    nothing = SCORES.empty_table().select(columns)
-    lists = {}
-    for domain in domains:
-        inside = [path for path in paths if path.split("/")[-2] == domain_folder(domain)]
-        tables = [store.read_parquet(path, columns) for path in inside]
-        lists[domain] = pa.concat_tables([nothing, *tables])
-    return lists
-
-
-def with_domains(lists: dict[str, pa.Table]) -> pa.Table:
-    """Return the lists of all domains as one table with the column of their domain."""
-    return pa.concat_tables(
-        table.append_column(DOMAIN, pa.array([domain] * table.num_rows, pa.string()))
-        for domain, table in lists.items()
-    )
 
 
 def _measure_lists(lists: dict[str, pa.Table], items: KnownItems) -> dict[str, Any]:

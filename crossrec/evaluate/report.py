@@ -17,6 +17,7 @@ from typing import Any
 
 from crossrec.evaluate.browse import browse
 from crossrec.evaluate.gated import decision, gate_section
+from crossrec.evaluate.grouped import groups_section
 from crossrec.evaluate.inputs import data_section, rejected
 from crossrec.evaluate.judged import Metrics
 from crossrec.evaluate.markup import Markup, count, tag
@@ -25,6 +26,7 @@ from crossrec.evaluate.progress import training_section
 from crossrec.evaluate.quality import quality_section
 from crossrec.evaluate.shown import shown_section
 from crossrec.evaluate.slices import slices_section
+from crossrec.evaluate.steered import steering_section
 from crossrec.evaluate.study import study_section
 from crossrec.evaluate.transfer import transfer_section
 from crossrec.evaluate.verdict import LEAVE_ONE_OUT, headline, remarks
@@ -142,10 +144,12 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("gate", "Which model serves", gate_section),
     ("transfer", "What other domains add", transfer_section),
     ("slices", "New items, new users", slices_section),
+    ("groups", "Group by group", groups_section),
     ("meaning", "What scores promise", meaning_section),
     ("study", "The longer study", study_section),
     ("training", "Training", training_section),
     ("shown", "What lists show", shown_section),
+    ("steering", "What steering costs", steering_section),
     ("data", "Data", _data),
 )
 """The parts of the page in order: anchor, title, and what writes it or returns None."""

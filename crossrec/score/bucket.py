@@ -6,7 +6,8 @@ ray.data.from_items(buckets).map(ReadBucket, ...).map_batches(ScoreBucket, ...)
 import hashlib
 import posixpath
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.catalogue import load_items
 from crossrec.score.progress import Counters, attempt
 from crossrec.score.scorer import Scorer, to_table
+from crossrec.score.steering import Steered, Steering, read_prices
 from crossrec.score.takeover import Earlier, same_histories, take_over
 from crossrec.storage import Store, encode_parquet
 
@@ -52,7 +54,7 @@ class ScoreJob:
     all items may be in lists. active_until: where given, only users are scored who do something new
     in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
     night, the publication whose lists are taken over; later events count as of the day before.
-    halved: find the best by products of bfloat16.
+    halved: find the best by products of bfloat16. steered: how lists are steered, by system.
     """
 
     store: Store
@@ -69,6 +71,7 @@ class ScoreJob:
     active_until: int | None = None
     earlier: Earlier | None = None
     halved: bool = False
+    steered: Mapping[str, Steering] = field(default_factory=dict)
 
     def record_path(self, bucket: int) -> str:
         """Return where a bucket's completion record lies."""
@@ -82,6 +85,25 @@ class ScoreJob:
             domain: read_candidates(self.store, self.candidates, domain) for domain in self.domains
         }
 
+    def read_steered(self) -> Steered:
+        """Return how lists are steered, with the items' prices where any list needs them."""
+        if not any(steering.popularity_control for steering in self.steered.values()):
+            return Steered(self.steered)
+        prices = read_prices(self.store, self.items)
+        names = {number: domain.name for number, domain in enumerate(self.prepared.domains)}
+        return Steered(self.steered, {names[number]: part for number, part in prices.items()})
+
+    def open_scorer(self) -> Scorer:
+        """Load model, item side and rules into a scorer."""
+        return Scorer(
+            load_model(self.store, self.model).recommender,
+            load_items(self.store, self.prepared, self.items),
+            self.prepared.domains,
+            self.read_candidates(),
+            self.halved,
+            self.read_steered(),
+        )
+
 
 class ScoreBucket:
     """Ray Data actor: scores a bucket's users, writes its files, then its record."""
@@ -89,10 +111,7 @@ class ScoreBucket:
     def __init__(self, job: ScoreJob) -> None:
         self.job = job
         self.counters = Counters()
-        items = load_items(job.store, job.prepared, job.items)
-        recommender = load_model(job.store, job.model).recommender
-        candidates = job.read_candidates()
-        self.scorer = Scorer(recommender, items, job.prepared.domains, candidates, job.halved)
+        self.scorer = job.open_scorer()
         self.item_ids = {
             domain: read_item_ids(job.store, job.prepared, domain) for domain in job.domains
         }

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from crossrec.data.candidates import NO_VALUE
+from crossrec.data.attributes import NO_VALUE
+from crossrec.data.candidates import Candidates
 from crossrec.score.shortlist import shortlist_top_k
 from crossrec.score.topk import LeftOut, SparseScores, top_k
 
@@ -31,6 +32,38 @@ class Group:
 
     codes_I: Tensor
     most: int
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What lists of a domain must not hold: items that are no candidates, too many of a group."""
+
+    allowed_I: Tensor | None
+    groups: Sequence[Group]
+
+    @classmethod
+    def of(cls, found: Candidates | None, device: torch.device) -> "Rules":
+        """Return a domain's rules on a device."""
+        if found is None:
+            return cls(None, ())
+        groups = [
+            Group(torch.tensor(codes, dtype=torch.int64, device=device), found.most[column])
+            for column, codes in found.groups.items()
+        ]
+        allowed = torch.tensor(found.allowed, device=device)
+        return cls(None if found.allowed.all() else allowed, groups)
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """What `top_k` leaves out."""
+        if self.allowed_I is None:
+            return ()
+        refused_1I = ~self.allowed_I.unsqueeze(0)
+        return [lambda start, stop: refused_1I[:, start:stop]]
+
+    def kept(self, rows_N: Tensor) -> Tensor:
+        """Return those of the rows that are candidates."""
+        return rows_N if self.allowed_I is None else rows_N[self.allowed_I[rows_N]]
 
 
 @dataclass(frozen=True)

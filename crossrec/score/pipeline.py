@@ -2,7 +2,7 @@
 
     runs/<run_id>/plan.json                        what the run does; another plan is refused
     runs/<run_id>/candidates/                      which items lists may hold
-    runs/<run_id>/items/                           the item side of all scores
+    runs/<run_id>/items/                           the item side of all scores, and prices
     runs/<run_id>/scores/domain=<d>/bucket-*.parquet
     runs/<run_id>/done/bucket-*.json               written after the bucket's files
     runs/<run_id>/defaults.parquet                 the lists for users whom the input does not know
@@ -23,13 +23,14 @@ from crossrec.data.candidates import rules_of, write_candidates
 from crossrec.data.histories import open_prepared, read_item_ids
 from crossrec.data.replay import Histories
 from crossrec.increment import find_increment
-from crossrec.model.checkpoint import load_model
 from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, US_PER_DAY
 from crossrec.score.bucket import ScoreJob
-from crossrec.score.catalogue import ITEMS, NIGHT, build_items, load_items
+from crossrec.score.catalogue import ITEMS, NIGHT, build_items
 from crossrec.score.plan import find_model, write_plan
-from crossrec.score.scorer import Scorer, to_table
+from crossrec.score.prices import write_prices
+from crossrec.score.scorer import to_table
+from crossrec.score.steering import Steering
 from crossrec.score.stream import score_buckets
 from crossrec.score.takeover import Earlier
 from crossrec.storage import Store
@@ -55,7 +56,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
         model = find_model(config, store, increment)
         rules = rules_of(config, store)
         plan = write_plan(config, store, prepared, model, rules, increment)
-        earlier = None
+        earlier, steering = None, Steering.of(config.score)
         if increment:
             earlier = Earlier(increment.previous, open_prepared(store, increment.prepared))
             pinned = open_prepared(store, increment.plan["prepared"])
@@ -81,7 +82,10 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             candidates=candidates,
             earlier=earlier,
             halved=config.score.precision == "bf16",
+            steered={"model": steering} if steering.is_on else {},
         )
+        if steering.popularity_control:
+            write_prices(job)
         facts |= {
             "users": prepared.users,
             "pairs": prepared.users * len(job.domains),
@@ -109,14 +113,11 @@ def _write_defaults(job: ScoreJob, path: str) -> None:
     """Write the list of each domain for a user without any event."""
     if job.store.exists(path):
         return
-    items = load_items(job.store, job.prepared, job.items)
-    recommender = load_model(job.store, job.model).recommender
-    scorer = Scorer(recommender, items, job.prepared.domains, job.read_candidates(), job.halved)
     nobody = Histories(
         pa.array([""]), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
     )
     wanted = [("model", domain) for domain in job.domains]
-    lists = scorer.score(nobody, job.day, wanted, job.top_k, job.new_places)
+    lists = job.open_scorer().score(nobody, job.day, wanted, job.top_k, job.new_places)
     tables = []
     for (_, domain), found in lists.items():
         ids = read_item_ids(job.store, job.prepared, domain)

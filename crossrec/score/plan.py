@@ -18,6 +18,7 @@ from crossrec.data.pins import check_pins
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.increment import Increment
 from crossrec.model.integrity import check_model
+from crossrec.score.steering import Steering
 from crossrec.storage import Store
 
 
@@ -93,6 +94,9 @@ def write_plan(
         "precision": config.score.precision,
         "candidates": rules.public(),
     }
+    steering = Steering.of(config.score)
+    if steering.is_on:
+        plan["steering"] = vars(steering)
     if increment:
         _check_increment(plan, increment, store)
         plan |= {"full": increment.full, "previous": increment.previous}
@@ -101,9 +105,8 @@ def write_plan(
     if store.exists(path):
         before = store.read_json(path)
         if before["digest"] != plan["digest"]:
-            changed = sorted(
-                key for key in plan if key != "digest" and plan[key] != before.get(key)
-            )
+            keys = {*plan, "steering"} - {"digest"}
+            changed = sorted(key for key in keys if plan.get(key) != before.get(key))
             found = f"another plan (differs in {', '.join(changed)})"
             raise ConfigError(
                 explain(store.uri(path), "this run's plan", found, "give a new run_id")
@@ -112,7 +115,8 @@ def write_plan(
         return plan
     inputs = store.read_json(f"{prepared.folder}/summary.json")["inputs"]
     facts = store.read_json(f"{model}/config.json")["facts"]
-    more = {"config": config.public(), "inputs": inputs, "scores": facts.get("scores")}
+    scores = steering.describe() if steering.is_on else facts.get("scores")
+    more = {"config": config.public(), "inputs": inputs, "scores": scores}
     store.write_json(path, plan | more)
     return plan
 
@@ -121,7 +125,7 @@ def _check_increment(plan: dict[str, Any], increment: Increment, store: Store) -
     """Raise where lists that are taken over would not be those that this plan makes."""
     was = increment.plan
     names = ("model", "model_sha256", "domains", "top_k", "new_share", "precision", "candidates")
-    other = [name for name in names if plan[name] != was[name]]
+    other = [name for name in (*names, "steering") if plan.get(name) != was.get(name)]
     values = [open_prepared(store, made["prepared"]).values for made in (was, plan)]
     other += ["data.events columns"] if values[0] != values[1] else []
     if other:

@@ -7,7 +7,7 @@ Tensor suffixes: B users, D domains, I items, W width, K list length.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,10 @@ from crossrec.model.overlap import Overlap
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score.catalogue import Items
-from crossrec.score.limits import Group, Terms, limited_top_k
-from crossrec.score.topk import LeftOut, give_places
+from crossrec.score.diverse import TIMES, diversify
+from crossrec.score.limits import Group, Rules, Terms, limited_top_k
+from crossrec.score.steering import Steered, Steering
+from crossrec.score.topk import give_places
 
 USERS_A_BATCH = 512
 """Users a forward pass. Batches never span buckets, so that a bucket's scores do not depend on its
@@ -49,6 +51,7 @@ class Scorer:
         domains: Sequence[DomainRange],
         candidates: Mapping[str, Candidates] | None = None,
         halved: bool = False,
+        steered: Steered | None = None,
     ) -> None:
         """Put all on the device.
 
@@ -58,8 +61,10 @@ class Scorer:
             domains: of the catalogue.
             candidates: by domain; of domains without them every item may be in lists.
             halved: find the best by products of bfloat16.
+            steered: how lists are steered; without it by the scores alone.
         """
         self.halved = halved
+        self.steered = steered or Steered()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.recommender = recommender.to(self.device).eval()
         self.events = items.events
@@ -77,8 +82,11 @@ class Scorer:
             kind: {name: table.to(self.device) for name, table in by_domain.items()}
             for kind, by_domain in items.neighbours.items()
         }
+        self.prices = {
+            name: prices_I.to(self.device) for name, prices_I in self.steered.prices.items()
+        }
         self.rules = {
-            domain.name: _Rules.of((candidates or {}).get(domain.name), self.device)
+            domain.name: Rules.of((candidates or {}).get(domain.name), self.device)
             for domain in domains
         }
         self.new = {
@@ -112,7 +120,8 @@ class Scorer:
         """
         found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
         names = list(dict.fromkeys(name for _, name in wanted))
-        with_sequence = any(self._has_sequence(system) for system, _ in wanted)
+        scored_as = [self.steered.of(system)[0] for system, _ in wanted]
+        with_sequence = any(map(self._has_sequence, scored_as))
         for start in range(0, len(histories.lengths), USERS_A_BATCH):
             part = slice_users(histories, start, start + USERS_A_BATCH)
             users = user_state(
@@ -123,13 +132,18 @@ class Scorer:
                 tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
                 overlaps = user_overlaps(users, tables)
                 for system in (system for system, asked in wanted if asked == name):
-                    products, weighted = self._terms(system, name, users, overlaps)
+                    scored, steering = self.steered.of(system)
+                    products, weighted = self._terms(scored, name, users, overlaps)
                     rules = self.rules[name]
                     terms = Terms(products, weighted, seen, rules.left_out, self.halved)
-                    best = self._best(terms, name, k, new_places * (system in self.fusions))
-                    if system in self.fusions:
+                    places = new_places * (scored in self.fusions)
+                    if steering.is_on:
+                        best = self._steered_best(terms, name, (k, places), steering)
+                    else:
+                        best = self._best(terms, name, k, places)
+                    if scored in self.fusions and not steering.is_on:
                         index = self.index[name]
-                        best = best[0], self.fusions[system].published(best[1], index)
+                        best = best[0], self.fusions[scored].published(best[1], index)
                     found[system, name].append((best[0].cpu(), best[1].cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
 
@@ -158,6 +172,34 @@ class Scorer:
             return limited_top_k(terms, groups, k, new)
         best = terms.top_k(k)
         return best if new is None else give_places(best, new)
+
+    def _steered_best(
+        self, terms: Terms, name: str, lengths: tuple[int, int], steering: Steering
+    ) -> tuple[Tensor, Tensor]:
+        """Do what `_best` does, of lists that are steered; lengths: of a list, places for new."""
+        k, places = lengths
+        if steering.popularity_control:
+            ones_B1 = torch.ones(len(terms.products[0][0]), 1, device=self.device)
+            paid_I1 = -steering.popularity_control * self.prices[name].unsqueeze(1)
+            terms = replace(terms, products=[*terms.products, (ones_B1, paid_I1)])
+        if not steering.diversity:
+            return self._best(terms, name, k, places)
+        domain = self.domains[self.index[name]]
+        texts_IW = self.state.texts_IW[domain.start : domain.stop]
+        shortlist = self._best(terms, name, TIMES * k, places)
+        return diversify(shortlist, texts_IW, k, steering.diversity, (self.new[name], places))
+
+    @torch.inference_mode()
+    def terms(self, histories: Histories, day: int, name: str) -> Terms:
+        """Return what makes the model's scores of some users in a domain, as `score` uses it."""
+        with_sequence = self._has_sequence("model")
+        users = user_state(
+            self.recommender, self.state, histories, self.events, self.bounds, day, with_sequence
+        )
+        tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
+        products, weighted = self._terms("model", name, users, user_overlaps(users, tables))
+        seen = self._seen(histories, self.domains[self.index[name]])
+        return Terms(products, weighted, seen, self.rules[name].left_out, self.halved)
 
     def _terms(
         self, system: str, name: str, users: UserState, overlaps: Mapping[str, Overlap]
@@ -197,36 +239,6 @@ class Scorer:
             [histories.owners[inside], histories.rows[inside].astype(np.int64) - domain.start], 1
         )
         return torch.from_numpy(pairs).to(self.device)
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """What lists of a domain must not hold: items that are no candidates, too many of a group."""
-
-    allowed_I: Tensor | None
-    groups: Sequence[Group]
-
-    @classmethod
-    def of(cls, found: Candidates | None, device: torch.device) -> "_Rules":
-        if found is None:
-            return cls(None, ())
-        groups = [
-            Group(torch.tensor(codes, dtype=torch.int64, device=device), found.most[column])
-            for column, codes in found.groups.items()
-        ]
-        allowed = torch.tensor(found.allowed, device=device)
-        return cls(None if found.allowed.all() else allowed, groups)
-
-    @property
-    def left_out(self) -> Sequence[LeftOut]:
-        if self.allowed_I is None:
-            return ()
-        refused_1I = ~self.allowed_I.unsqueeze(0)
-        return [lambda start, stop: refused_1I[:, start:stop]]
-
-    def kept(self, rows_N: Tensor) -> Tensor:
-        """Return those of the rows that are candidates."""
-        return rows_N if self.allowed_I is None else rows_N[self.allowed_I[rows_N]]
 
 
 def slice_users(histories: Histories, start: int, stop: int) -> Histories:

@@ -20,16 +20,9 @@ import pyarrow as pa
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared
 from crossrec.evaluate.holdout import Holdout, Lists, open_holdout, score_holdout
+from crossrec.evaluate.lists import files_of, read_lists, with_domains
 from crossrec.evaluate.metrics import find_ranks, measure_pairs
-from crossrec.evaluate.pipeline import (
-    K,
-    evaluate,
-    files_of,
-    read_lists,
-    run_lists,
-    with_domains,
-    write_report,
-)
+from crossrec.evaluate.pipeline import K, evaluate, run_lists, write_report
 from crossrec.runlog import log, stage
 from crossrec.schema import DOMAIN
 from crossrec.storage import Store

@@ -7,7 +7,8 @@ import pytest
 
 from crossrec import schema
 from crossrec.config import Config
-from crossrec.data.candidates import NO_VALUE, Candidates, read_candidates, rules_of
+from crossrec.data.attributes import NO_VALUE
+from crossrec.data.candidates import Candidates, read_candidates, rules_of
 from crossrec.data.candidates import write_candidates as write
 from crossrec.data.histories import DomainRange, Prepared, catalogue_path
 from crossrec.errors import ConfigError, InputError

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from crossrec.data.histories import Prepared
-from crossrec.evaluate.pipeline import judge_systems, read_lists
+from crossrec.evaluate.lists import read_lists
+from crossrec.evaluate.pipeline import judge_systems
 from crossrec.evaluate.truth import holdout_truth, load_known_items
 from crossrec.schema import SCORES, domain_folder
 from crossrec.storage import Store

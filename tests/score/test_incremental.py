@@ -145,12 +145,15 @@ def test_runs_that_a_publication_stands_on_stay(week: Week) -> None:
     assert set(week.store.list("runs")) >= {FULL, MONDAY, TUESDAY}
 
 
-def test_other_settings_than_those_of_the_full_night_are_refused(week: Week) -> None:
-    config = change(week.configs[TUESDAY], run_id="wednesday", score={"top_k": 7})
+@pytest.mark.parametrize(("key", "told"), [("top_k", "top_k"), ("diversity", "steering")])
+def test_other_settings_than_those_of_the_full_night_are_refused(
+    week: Week, key: str, told: str
+) -> None:
+    config = change(week.configs[TUESDAY], run_id="wednesday", score={key: 1})
     week.store.write_json(
         "runs/wednesday/prepare.json", week.store.read_json(f"runs/{TUESDAY}/prepare.json")
     )
-    with pytest.raises(ConfigError, match=r"full night night, found others \(top_k\)"):
+    with pytest.raises(ConfigError, match=rf"full night night, found others \({told}\)"):
         score(config, week.store)
 
 

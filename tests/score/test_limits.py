@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crossrec.data.candidates import NO_VALUE
+from crossrec.data.attributes import NO_VALUE
 from crossrec.model.overlap import Overlap
 from crossrec.score.limits import Group, Terms, limited_top_k
 
