@@ -3,7 +3,8 @@
     overlap = find_overlap(neighbours, past, users)
     overlap.users_N, overlap.items_N, overlap.values_N    # one entry a pair that overlaps at all
 
-Tensor suffixes: B users, E events, I catalogue rows, N pairs of user and item.
+Tensor suffixes: B users, E events, A events of a user, I catalogue rows or items of a domain,
+K list length, N pairs of user and item, or neighbours of events.
 """
 
 from dataclasses import dataclass
@@ -112,11 +113,7 @@ def _sort_and_add(
     neighbours: NeighbourTable, past: PastEvents, users: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add up on a GPU, segment by segment of sorted keys, so that every run has the same sums."""
-    first_E = neighbours.offsets_I[past.rows_E]
-    counts_E = neighbours.offsets_I[past.rows_E + 1] - first_E
-    event_N = torch.repeat_interleave(counts_E)
-    within_N = torch.arange(len(event_N), device=event_N.device)
-    index_N = within_N - (counts_E.cumsum(0) - counts_E - first_E)[event_N]
+    event_N, index_N = _neighbours_of(neighbours, past.rows_E)
     values_N = neighbours.weights_N[index_N] * past.weights_E[event_N]
     keys_N = neighbours.columns_N[index_N].long() * users + past.owners_E[event_N]
     keys_N, order_N = keys_N.sort(stable=True)
@@ -125,3 +122,40 @@ def _sort_and_add(
         return keys_N, keys_N, values_N
     summed_N = torch.segment_reduce(values_N[order_N], "sum", lengths=repeats_N)
     return keys_N % users, keys_N.div(users, rounding_mode="floor"), summed_N
+
+
+def _neighbours_of(neighbours: NeighbourTable, rows_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, of all neighbours of the rows, whose it is (N,) and its place in the table (N,)."""
+    first_E = neighbours.offsets_I[rows_E]
+    counts_E = neighbours.offsets_I[rows_E + 1] - first_E
+    event_N = torch.repeat_interleave(counts_E)
+    within_N = torch.arange(len(event_N), device=event_N.device)
+    return event_N, within_N + (first_E + counts_E - counts_E.cumsum(0))[event_N]
+
+
+def neighbour_weights(
+    neighbours: NeighbourTable, rows_BA: Tensor, items_BK: Tensor, size: int
+) -> Tensor:
+    """Return the weight (B, A, K) that each of a user's listed items has beside each event.
+
+    Args:
+        neighbours: of one domain.
+        rows_BA: catalogue rows of each user's events; -1 for none.
+        items_BK: rows within the domain, no row twice for a user; -1 for none.
+        size: items of the domain.
+    """
+    (users, events), length = rows_BA.shape, items_BK.shape[1]
+    # Where each item stands in each user's list; the last column is for what is no item.
+    place_BI = items_BK.new_full((users, size + 1), -1, dtype=torch.int16)
+    numbers_K = torch.arange(length, dtype=torch.int16, device=items_BK.device)
+    place_BI.scatter_(1, items_BK % (size + 1), numbers_K.expand(users, -1))
+    place_BI[:, size] = -1
+    event_E = torch.nonzero(rows_BA.flatten() >= 0).squeeze(1)
+    event_N, index_N = _neighbours_of(neighbours, rows_BA.flatten()[event_E])
+    event_N = event_E[event_N]
+    columns_N = neighbours.columns_N[index_N].long()
+    place_N = place_BI.flatten()[event_N.div(events, rounding_mode="floor") * (size + 1) + columns_N]
+    listed_N = torch.nonzero(place_N >= 0).squeeze(1)
+    found = neighbours.weights_N.new_zeros(users * events * length)
+    found[event_N[listed_N] * length + place_N[listed_N]] = neighbours.weights_N[index_N[listed_N]]
+    return found.view(users, events, length)

@@ -112,7 +112,7 @@ class Scorer:
         """
         found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
         names = list(dict.fromkeys(name for _, name in wanted))
-        with_sequence = any(self._has_sequence(system) for system, _ in wanted)
+        with_sequence = any(self.has_sequence(system) for system, _ in wanted)
         for start in range(0, len(histories.lengths), USERS_A_BATCH):
             part = slice_users(histories, start, start + USERS_A_BATCH)
             users = user_state(
@@ -133,7 +133,7 @@ class Scorer:
                     found[system, name].append((best[0].cpu(), best[1].cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
 
-    def _has_sequence(self, system: str) -> bool:
+    def has_sequence(self, system: str) -> bool:
         """Whether what the sequence says counts; on some data it earns no weight."""
         if system != "model":
             return False
@@ -185,7 +185,7 @@ class Scorer:
             + weights_BP["text_domain"].unsqueeze(1) * users.domain_profile_BDW[:, index]
         )
         products = [(text_BW, texts_IW), (side.columns_BR, columns_IR)]
-        if self._has_sequence(system):
+        if self.has_sequence(system):
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )

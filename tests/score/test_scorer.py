@@ -141,7 +141,7 @@ def test_a_sequence_that_earned_no_weight_is_not_computed(monkeypatch: pytest.Mo
     scorer = make_scorer(SHOP, VIDEO)
     with torch.no_grad():
         scorer.fusions["model"].sequence.zero_()
-    monkeypatch.setattr(Scorer, "_has_sequence", lambda self, system: system == "model")
+    monkeypatch.setattr(Scorer, "has_sequence", lambda self, system: system == "model")
     computed = score_all(scorer)
     monkeypatch.undo()
     monkeypatch.setattr(scorer.recommender, "encode", None)
