@@ -24,7 +24,9 @@ from crossrec.data.replay import (
 )
 from crossrec.model.checkpoint import load_model
 from crossrec.schema import bucket_name, domain_folder
+from crossrec.score.because import add_reasons
 from crossrec.score.catalogue import load_items
+from crossrec.score.reasons import EXPLAINED, find_reasons
 from crossrec.score.progress import Counters, attempt
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.score.takeover import Earlier, same_histories, take_over
@@ -52,7 +54,8 @@ class ScoreJob:
     all items may be in lists. active_until: where given, only users are scored who do something new
     in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
     night, the publication whose lists are taken over; later events count as of the day before.
-    halved: find the best by products of bfloat16.
+    halved: find the best by products of bfloat16. explain: reasons at most of each item that the
+    model lists.
     """
 
     store: Store
@@ -69,6 +72,7 @@ class ScoreJob:
     active_until: int | None = None
     earlier: Earlier | None = None
     halved: bool = False
+    explain: int = 0
 
     def record_path(self, bucket: int) -> str:
         """Return where a bucket's completion record lies."""
@@ -93,8 +97,10 @@ class ScoreBucket:
         recommender = load_model(job.store, job.model).recommender
         candidates = job.read_candidates()
         self.scorer = Scorer(recommender, items, job.prepared.domains, candidates, job.halved)
+        # Reasons are of any domain.
+        named = [domain.name for domain in job.prepared.domains] if job.explain else job.domains
         self.item_ids = {
-            domain: read_item_ids(job.store, job.prepared, domain) for domain in job.domains
+            domain: read_item_ids(job.store, job.prepared, domain) for domain in named
         }
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -160,14 +166,21 @@ class ScoreBucket:
         return users
 
     def _lists(self, known: Histories) -> dict[tuple[str, str], pa.Table]:
-        """Return the lists of users by system and domain, as tables of schema.SCORES."""
+        """Return the lists of users by system and domain, as tables of schema.scores_schema."""
         job = self.job
         wanted = [(system, domain) for system in job.outputs for domain in job.domains]
         lists = self.scorer.score(known, job.day, wanted, job.top_k, job.new_places)
-        return {
+        tables = {
             where: to_table(known.user_ids, found, self.item_ids[where[1]])
             for where, found in lists.items()
         }
+        if job.explain:
+            listed = {domain: lists[EXPLAINED, domain] for domain in job.domains}
+            reasons = find_reasons(self.scorer, known, job.day, listed, job.explain)
+            for domain, rows_BKN in reasons.items():
+                where, of_items = (EXPLAINED, domain), rows_BKN[listed[domain].rows >= 0]
+                tables[where] = add_reasons(tables[where], of_items, self.item_ids)
+        return tables
 
     def _write(self, bucket: int, where: tuple[str, str], table: pa.Table) -> dict[str, Any]:
         """Write the lists of a system and domain; return what the record says of their file."""

@@ -81,6 +81,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             candidates=candidates,
             earlier=earlier,
             halved=config.score.precision == "bf16",
+            explain=config.score.explain,
         )
         facts |= {
             "users": prepared.users,

@@ -84,6 +84,9 @@ def write_plan(
         "precision": config.score.precision,
         "candidates": rules.public(),
     }
+    if config.score.explain:
+        # Not there where nothing is explained: plans stay what they were.
+        plan["explain"] = config.score.explain
     if increment:
         _check_increment(plan, increment, store)
         plan |= {"full": increment.full, "previous": increment.previous}
@@ -92,9 +95,8 @@ def write_plan(
     if store.exists(path):
         before = store.read_json(path)
         if before["digest"] != plan["digest"]:
-            changed = sorted(
-                key for key in plan if key != "digest" and plan[key] != before.get(key)
-            )
+            told = {*plan, "explain"} - {"digest"}
+            changed = sorted(key for key in told if plan.get(key) != before.get(key))
             found = f"another plan (differs in {', '.join(changed)})"
             raise ConfigError(
                 explain(store.uri(path), "this run's plan", found, "give a new run_id")
@@ -112,7 +114,7 @@ def _check_increment(plan: dict[str, Any], increment: Increment, store: Store) -
     """Raise where lists that are taken over would not be those that this plan makes."""
     was = increment.plan
     names = ("model", "model_sha256", "domains", "top_k", "new_share", "precision", "candidates")
-    other = [name for name in names if plan[name] != was[name]]
+    other = [name for name in (*names, "explain") if plan.get(name) != was.get(name)]
     values = [open_prepared(store, made["prepared"]).values for made in (was, plan)]
     other += ["data.events columns"] if values[0] != values[1] else []
     if other:

@@ -24,6 +24,7 @@ from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
 from crossrec.score.catalogue import Items
 from crossrec.score.limits import Group, Terms, limited_top_k
+from crossrec.score.shortlist import score_pairs
 from crossrec.score.topk import LeftOut, give_places
 
 USERS_A_BATCH = 512
@@ -132,6 +133,19 @@ class Scorer:
                         best = best[0], self.fusions[system].published(best[1], index)
                     found[system, name].append((best[0].cpu(), best[1].cpu()))
         return {key: _join(parts, k) for key, parts in found.items()}
+
+    @torch.inference_mode()
+    def score_items(self, histories: Histories, day: int, name: str, rows_BK: Tensor) -> Tensor:
+        """Return the model's scores (B, K) of some items of a domain, before `Fusion.published`."""
+        found = []
+        for start in range(0, len(histories.lengths), USERS_A_BATCH):
+            part = slice_users(histories, start, start + USERS_A_BATCH)
+            known = part, self.events, self.bounds, day, self.has_sequence("model")
+            users = user_state(self.recommender, self.state, *known)
+            tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
+            terms = self._terms("model", name, users, user_overlaps(users, tables))
+            found.append(score_pairs(*terms, rows_BK[start : start + USERS_A_BATCH]))
+        return torch.cat(found)
 
     def has_sequence(self, system: str) -> bool:
         """Whether what the sequence says counts; on some data it earns no weight."""

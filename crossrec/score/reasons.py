@@ -1,6 +1,6 @@
 """Why an item is in a list: the items of its user's own history that raised its score most.
 
-    reasons = explain(scorer, histories, day, lists_by_domain, n=3)
+    reasons = find_reasons(scorer, histories, day, lists_by_domain, n=3)
     reasons["shop"]        # (B, K, n) catalogue rows of any domain, best reason first, -1 for none
 
 What an event did to a score is the score minus that without the event (`model.without`), so all of
@@ -34,11 +34,12 @@ NUMBERS_AT_ONCE = 2**23
 LEAST = 1e-4
 """What moves a score by less is rounding."""
 
-SYSTEM = "model"
+EXPLAINED = "model"
+"""The system whose lists are explained."""
 
 
 @torch.inference_mode()
-def explain(
+def find_reasons(
     scorer: Scorer, histories: Histories, day: int, lists: Mapping[str, Lists], n: int
 ) -> dict[str, np.ndarray]:
     """Return the n best reasons of every listed item, by domain.
@@ -93,7 +94,7 @@ def versions_of(
         scorer.events,
         scorer.bounds,
         day,
-        scorer.has_sequence(SYSTEM),
+        scorer.has_sequence(EXPLAINED),
     )
 
 
@@ -138,16 +139,16 @@ def version_scores(scorer: Scorer, users: UsersWithout, name: str, rows_BK: Tens
     if scorer.recommender.rating is not None:
         return queries_BVW @ vectors_BWK + offsets_BV.unsqueeze(2)
     versions = users.features_BVF.shape[:2]
-    side = scorer.fusions[SYSTEM].user_side(*users.asked(index))
+    side = scorer.fusions[EXPLAINED].user_side(*users.asked(index))
     weights_PBV1 = side.weights_BP.unflatten(0, versions).unsqueeze(3).unbind(2)
     weights = dict(zip(PARTS, weights_PBV1, strict=True))
     text_BVW = weights["text"] * users.profile_BVW
     text_BVW += weights["text_domain"] * users.domain_profile_BDVW[:, index]
     texts_BWK = scorer.state.texts_IW[domain.start + inside_BK].transpose(1, 2)
-    columns_BRK = scorer.columns[SYSTEM][name][inside_BK].transpose(1, 2)
+    columns_BRK = scorer.columns[EXPLAINED][name][inside_BK].transpose(1, 2)
     scores_BVK = text_BVW @ texts_BWK
     scores_BVK += side.columns_BR.unflatten(0, versions) @ columns_BRK
-    if scorer.has_sequence(SYSTEM):
+    if scorer.has_sequence(EXPLAINED):
         scores_BVK += (side.sequence_B.view(*versions, 1) * queries_BVW) @ vectors_BWK
     near = {
         kind: neighbour_weights(table[name], users.rows_BA, rows_BK, domain.stop - domain.start)
