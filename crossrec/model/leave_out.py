@@ -30,19 +30,21 @@ def hidden_without(
         batch: the histories, as in `Recommender.encode`.
         lengths_B: events of each history, at least 1; what is left out beyond says nothing.
     """
-    users_B = torch.arange(len(lengths_B), device=lengths_B.device)
     others_BLW = recommender.embed(vectors_BLW, batch)
     own_BPW = _own_input(recommender, others_BLW, batch, lengths_B)
     places_L = torch.arange(others_BLW.shape[1], device=lengths_B.device)
+    newest_B1 = lengths_B.unsqueeze(1)
+    # Who reads again comes after all that it reads: the newest event, or the one before it.
+    reader_BP = newest_B1 - (places_L == newest_B1).long()
     is_left_out_PL = (places_L.unsqueeze(1) == places_L) & (places_L > 0)
-    is_other_B1L = (places_L < lengths_B.unsqueeze(1)).unsqueeze(1)
-    reads_BPL = is_other_B1L & ~is_left_out_PL
-    for layer in recommender.encoder.layers:
+    reads_BPL = (places_L < reader_BP.unsqueeze(2)) & ~is_left_out_PL
+    layers = recommender.encoder.layers
+    for number, layer in enumerate(layers):
         assert isinstance(layer, nn.TransformerEncoderLayer)
         own_BPW = _read_again(layer, own_BPW, others_BLW, reads_BPL)
-        others_BLW = layer(others_BLW, src_mask=causal_mask(others_BLW), is_causal=True)
-    # Without the newest event: what the position before it says.
-    own_BPW[users_B, lengths_B] = others_BLW[users_B, lengths_B - 1]
+        if number + 1 < len(layers):
+            mask_LL = causal_mask(others_BLW)
+            others_BLW = layer(others_BLW, src_mask=mask_LL, is_causal=True)
     assert recommender.encoder.norm is not None
     hidden_BPW: Tensor = recommender.encoder.norm(own_BPW)
     return hidden_BPW
@@ -51,9 +53,10 @@ def hidden_without(
 def _own_input(
     recommender: Recommender, others_BLW: Tensor, batch: HistoryBatch, lengths_B: Tensor
 ) -> Tensor:
-    """Return what the newest position starts from, (B, P, W).
+    """Return what the newest event starts from, (B, P, W).
 
-    Without an event it is one place earlier; without the event before it, its gap is another.
+    Without another event it is one place earlier; without the one before it, its gap is another.
+    Where it is left out itself, the one before it is the newest.
     """
     users_B = torch.arange(len(lengths_B), device=lengths_B.device)
     before_B = (lengths_B - 2).clamp(min=0)
@@ -66,6 +69,7 @@ def _own_input(
     earlier_BW = newest_BW + place_LW[lengths_B - 1] - place_LW[lengths_B]
     own_BPW = earlier_BW.unsqueeze(1).repeat(1, others_BLW.shape[1], 1)
     own_BPW[users_B, lengths_B - 1] += of_gap_BW
+    own_BPW[users_B, lengths_B] = others_BLW[users_B, lengths_B - 1]
     own_BPW[:, 0] = newest_BW
     return own_BPW
 
