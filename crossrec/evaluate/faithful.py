@@ -46,10 +46,7 @@ FEWEST_EVENTS, MOST_EVENTS = 5, 100
 
 
 class Found(NamedTuple):
-    """What was found of K listed items, float64 (K,) each; NaN where it says nothing.
-
-    stays and goes: the second of a pair is of random items.
-    """
+    """What was found of K listed items, (K,) float64 each; NaN where it says nothing."""
 
     correlation: Array
     agrees: Array
@@ -114,16 +111,23 @@ def measure_reasons(
                 found.append(_measure(scorer, user, day, (name, lists), n, draw))
     if not found:
         return None
-    means = Found(*(round(float(np.nanmean(np.concatenate(part))), 5) for part in zip(*found, strict=True)))
+    correlation, agrees, stays, stays_random, goes, goes_random = (
+        _mean(np.concatenate(part)) for part in zip(*found, strict=True)
+    )
     return {
         "reasons": n,
         "users": len(users),
         "items": sum(len(part.agrees) for part in found),
-        "rank_correlation": means.correlation,
-        "first_reason": means.agrees,
-        "sufficiency": {"reasons": means.stays, "random": means.stays_random},
-        "necessity": {"reasons": means.goes, "random": means.goes_random},
+        "rank_correlation": correlation,
+        "first_reason": agrees,
+        "sufficiency": {"reasons": stays, "random": stays_random},
+        "necessity": {"reasons": goes, "random": goes_random},
     }
+
+
+def _mean(values: Array) -> float | None:
+    said = values[~np.isnan(values)]
+    return round(float(said.mean()), 5) if len(said) else None
 
 
 def _measure(

@@ -28,6 +28,7 @@ from crossrec.evaluate.slices import slices_section
 from crossrec.evaluate.study import study_section
 from crossrec.evaluate.transfer import transfer_section
 from crossrec.evaluate.verdict import LEAVE_ONE_OUT, headline, remarks
+from crossrec.evaluate.why import why_section
 
 
 def render_report(metrics: Metrics, sample: Sequence[Mapping[str, Any]]) -> str:
@@ -146,6 +147,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("study", "The longer study", study_section),
     ("training", "Training", training_section),
     ("shown", "What lists show", shown_section),
+    ("why", "Why items are shown", why_section),
     ("data", "Data", _data),
 )
 """The parts of the page in order: anchor, title, and what writes it or returns None."""
