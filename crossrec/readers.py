@@ -3,8 +3,8 @@
     import crossrec
     for batch in crossrec.read_scores("s3://recs/nightly", domain="shop", user_ids=["ada"]): ...
 
-In: the root of the store. Out: Arrow, batch by batch: user_id, domain, item_ids, scores, and because
-where the night explained its lists (`score.explain`). Needs neither Ray nor torch.
+In: the root of the store. Out: Arrow, batch by batch: user_id, domain, item_ids, scores, and
+because where lists have reasons (`score.explain`). Needs neither Ray nor torch.
 """
 
 import hashlib
@@ -80,9 +80,9 @@ def read_scores(
         options: of the fsspec filesystem, as in `storage.options`.
 
     Returns:
-        Columns `user_id`, `domain`, `item_ids`, `scores`, in the order of files, and `because` where
-        lists have reasons (schema.BECAUSE). What is read is the publication of the moment of the
-        call; it stays for `publish.keep_runs` nights.
+        Columns `user_id`, `domain`, `item_ids`, `scores`, and `because` where lists have reasons
+        (schema.REASON), in the order of files. What is read is the publication of the moment of
+        the call; it stays for `publish.keep_runs` nights.
 
     Raises:
         InputError: there is no such domain.

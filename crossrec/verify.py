@@ -183,8 +183,8 @@ def _verify(check: _Check, file: dict[str, Any]) -> None:
     if found != (file["bytes"], file["sha256"]):
         expected = f"{file['bytes']} bytes with sha256 {file['sha256']}"
         raise CrossrecError(explain(where, expected, f"{found[0]} with {found[1]}", mend))
-    explain = 0 if check.reasons is None else check.reasons.most
-    parquet = _open_parquet(where, data, schema.scores_schema(explain), mend)
+    reasons = 0 if check.reasons is None else check.reasons.most
+    parquet = _open_parquet(where, data, schema.scores_schema(reasons), mend)
     rows = parquet.metadata.num_rows
     if rows != file["rows"]:
         raise CrossrecError(explain(where, f"{file['rows']} rows", str(rows), mend))

@@ -46,7 +46,9 @@ def read_keys(store: Store, prepared: Prepared) -> ItemKeys:
     """Return the keys of a catalogue; the ids of a domain at a time are in memory."""
     names = tuple(domain.name for domain in prepared.domains)
     parts = [
-        _keys(np.full(domain.stop - domain.start, index), read_item_ids(store, prepared, domain.name))
+        _keys(
+            np.full(domain.stop - domain.start, index), read_item_ids(store, prepared, domain.name)
+        )
         for index, domain in enumerate(prepared.domains)
     ]
     return ItemKeys(names, np.concatenate(parts))

@@ -4,8 +4,8 @@
     users = bucket_users(histories, domain.start, domain.stop)
     check_lists(parquet, users, Allowed(items, candidates, top_k=50))         # raises WrongLists
 
-In: a Parquet file with the columns of schema.SCORES, the histories of its bucket, the items of its domain and which
-of them are candidates.
+In: a Parquet file with the columns of schema.SCORES, the histories of its bucket, the items of its
+domain and which of them are candidates.
 Out: nothing, or the first thing that is wrong. A part of the file at a time is in memory, and
 nothing is done user by user.
 """

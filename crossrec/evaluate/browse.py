@@ -2,8 +2,9 @@
 
 In: the sample, a list of {"user_id", "history": [{"date", "domain", "item_id", "title"}],
 "lists": {domain: [{"item_id", "title", "score", "is_next"}]}, "next": [{"domain", "item_id",
-"title"}]}; an item of a list may have its reasons, "because": [{"domain", "item_id", "title"}]. Out: a section with one article a user and the controls that choose among them. The
-articles are plain HTML: without JavaScript all of them are shown.
+"title"}]}; an item of a list may have reasons, "because": [{"domain", "item_id", "title"}]. Out: a
+section with one article a user and the controls that choose among them. The articles are plain
+HTML: without JavaScript all of them are shown.
 
 >>> sample = [{"user_id": "anna", "history": [], "lists": {}, "next": []}]
 >>> "anna" in browse(sample)
@@ -127,7 +128,9 @@ def _because(row: Mapping[str, Any]) -> Markup | None:
     """Return the reasons of an item, each with its domain; None where it has none."""
     if not row.get("because"):
         return None
-    told = [[", " if n else "", _title(r), f" ({r['domain']})"] for n, r in enumerate(row["because"])]
+    told = [
+        [", " if n else "", _title(r), f" ({r['domain']})"] for n, r in enumerate(row["because"])
+    ]
     return tag("small", "because of ", told, class_="because")
 
 

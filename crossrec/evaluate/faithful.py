@@ -211,5 +211,7 @@ def rank_correlation(told_MK: Array, true_MK: Array) -> Array:
     told_MK, true_MK = (rankdata(part, axis=0) for part in (told_MK, true_MK))
     told_MK, true_MK = (part - part.mean(0) for part in (told_MK, true_MK))
     spread_K = np.sqrt((told_MK**2).sum(0) * (true_MK**2).sum(0))
-    found: Array = np.where(spread_K > 0, (told_MK * true_MK).sum(0) / np.maximum(spread_K, 1e-9), np.nan)
+    found: Array = np.where(
+        spread_K > 0, (told_MK * true_MK).sum(0) / np.maximum(spread_K, 1e-9), np.nan
+    )
     return found

@@ -81,7 +81,8 @@ def _read_again(
     attention = layer.self_attn
 
     def heads(part_BNW: Tensor) -> Tensor:
-        return part_BNW.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        split: Tensor = part_BNW.unflatten(-1, (attention.num_heads, -1))
+        return split.transpose(1, 2)
 
     weights, biases = attention.in_proj_weight, attention.in_proj_bias
     width = own_BPW.shape[-1]
@@ -90,12 +91,11 @@ def _read_again(
     others = functional.linear(layer.norm1(others_BLW), weights[width:], biases[width:])
     key_BHLV, value_BHLV = map(heads, others.split(width, -1))
     query_BHPV = query_BHPV * query_BHPV.shape[-1] ** -0.5
-    logits_BHPL = (query_BHPV @ key_BHLV.transpose(2, 3)).masked_fill(
-        ~reads_BPL.unsqueeze(1), -torch.inf
-    )
+    logits_BHPL = query_BHPV @ key_BHLV.transpose(2, 3)
+    logits_BHPL.masked_fill_(~reads_BPL.unsqueeze(1), -torch.inf)
     own_BHP1 = (query_BHPV * own_key_BHPV).sum(-1, keepdim=True)
     shares = torch.cat([logits_BHPL, own_BHP1], -1).softmax(-1)
     read_BHPV = shares[..., :-1] @ value_BHLV + shares[..., -1:] * own_value_BHPV
     own_BPW = own_BPW + attention.out_proj(read_BHPV.transpose(1, 2).flatten(2))
-    forward = layer.linear2(layer.activation(layer.linear1(layer.norm2(own_BPW))))
-    return own_BPW + forward
+    more_BPW: Tensor = layer.linear2(layer.activation(layer.linear1(layer.norm2(own_BPW))))
+    return own_BPW + more_BPW

@@ -179,11 +179,15 @@ def _listed(
 def _listed_on_cpu(
     neighbours: NeighbourTable, rows_E: Tensor, places: Tensor, first_E: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what `_listed` does, on a CPU several times as fast."""
-    near = neighbours.matrix[rows_E.numpy()]
-    first_N = np.repeat(first_E.numpy(), np.diff(near.indptr))
-    places_N = places.numpy().take(first_N + near.indices)
+    """Do what `_listed` does; on a CPU numpy is several times as fast at it as torch."""
+    offsets_I, rows = neighbours.offsets_I.numpy(), rows_E.numpy()
+    counts_E = offsets_I[rows + 1] - offsets_I[rows]
+    event_N = np.repeat(np.arange(len(rows)), counts_E)
+    ends_E = np.cumsum(counts_E)
+    index_N = np.arange(len(event_N)) + (offsets_I[rows + 1] - ends_E)[event_N]
+    columns_N = neighbours.columns_N.numpy().take(index_N)
+    places_N = places.numpy().take(first_E.numpy()[event_N] + columns_N)
     kept_N = np.flatnonzero(places_N >= 0)
-    which_N = np.searchsorted(near.indptr, kept_N, side="right") - 1
-    parts = which_N, places_N[kept_N], near.data[kept_N]
-    return torch.from_numpy(parts[0]), torch.from_numpy(parts[1]), torch.from_numpy(parts[2])
+    found = event_N[kept_N], places_N[kept_N], neighbours.weights_N.numpy()[index_N[kept_N]]
+    which_N, places_N, weights_N = map(torch.from_numpy, found)
+    return which_N, places_N, weights_N

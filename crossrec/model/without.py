@@ -14,6 +14,7 @@ Tensor suffixes: B users, A events by age (0 is the newest), V versions of a use
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,6 +55,17 @@ class UsersWithout:
     counts_BVD: Tensor
     lasting_VA: Tensor
     recent_VA: Tensor
+
+    @cached_property
+    def same(self) -> tuple[Tensor, Tensor] | None:
+        """Which events are of the same item, (B, A, A), and which of one that a newer event is of.
+
+        None where no user has an item twice.
+        """
+        is_event_B1A = (self.rows_BA >= 0).unsqueeze(1)
+        is_same_BAA = (self.rows_BA.unsqueeze(1) == self.rows_BA.unsqueeze(2)) & is_event_B1A
+        is_again_BA = is_same_BAA.tril(-1).any(2)
+        return (is_same_BAA, is_again_BA) if is_again_BA.any() else None
 
     def asked(self, domain: int) -> tuple[Tensor, Tensor]:
         """Return the features (B * V, F + 1) and one-hot domain (B * V, D) for a fusion."""
@@ -132,9 +144,7 @@ def users_without(
     texts_BAW = _of_events(items.texts_IW, rows_BA)
     texts_BDAW = texts_BAW.unsqueeze(1) * torch.from_numpy(is_in_BDA).to(device).unsqueeze(3)
     if with_sequence:
-        learned_BVW = functional.normalize(
-            read_VA @ _of_events(items.vectors_IW, rows_BA), dim=-1
-        )
+        learned_BVW = functional.normalize(read_VA @ _of_events(items.vectors_IW, rows_BA), dim=-1)
         since_BV = torch.from_numpy(newest.since_BV).to(device)
         asked = _questions(recommender, items, histories, bounds, learned_BVW, since_BV)
     else:
@@ -176,15 +186,12 @@ def _questions(
     # Of all events, and of all that are read: nothing is left out.
     places_BV[:, 0] = 0
     hidden_BVW = hidden_BPW.gather(1, places_BV.unsqueeze(2).expand_as(learned_BVW))
-    parts = hidden_BVW.flatten(0, 1), learned_BVW.flatten(0, 1)
-    found = [
-        recommender.questions(
-            *parts, torch.full_like(since_BV.flatten(), domain), since_BV.flatten()
-        )
-        for domain in range(len(bounds))
-    ]
-    queries = torch.stack([part[0].view_as(learned_BVW) for part in found], 1)
-    return queries, torch.stack([part[1].view_as(since_BV) for part in found], 1)
+    shape = len(bounds), *learned_BVW.shape
+    domains = torch.arange(shape[0], device=lengths_B.device).repeat_interleave(since_BV.numel())
+    parts = (part.expand(shape).flatten(0, 2) for part in (hidden_BVW, learned_BVW))
+    since = since_BV.expand(shape[:3]).flatten()
+    queries, offsets = recommender.questions(*parts, domains, since)
+    return queries.view(shape).transpose(0, 1), offsets.view(shape[:3]).transpose(0, 1)
 
 
 def _counts(histories: Histories, is_in_BDA: Array, bounds: Bounds) -> Array:
@@ -193,7 +200,8 @@ def _counts(histories: Histories, is_in_BDA: Array, bounds: Bounds) -> Array:
     cells = np.bincount(histories.owners * len(bounds) + domains, minlength=users * len(bounds))
     whole_BD1 = cells.reshape(users, len(bounds), 1)
     counts_BDV = np.concatenate([whole_BD1, whole_BD1 - is_in_BDA], 2)
-    return np.log1p(counts_BDV).astype(np.float32).transpose(0, 2, 1)
+    counts_BVD: Array = np.log1p(counts_BDV).astype(np.float32).transpose(0, 2, 1)
+    return counts_BVD
 
 
 def _features(histories: Histories, newest: _Newest, states: EventStates, day: int) -> Array:

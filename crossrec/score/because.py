@@ -1,6 +1,6 @@
 """Reasons as the column `because`: catalogue rows in, domains and item ids out.
 
-    lists = add_reasons(lists, rows_MN, {"shop": ids_of_shop, "video": ids_of_video})
+lists = add_reasons(lists, rows_MN, {"shop": ids_of_shop, "video": ids_of_video})
 """
 
 from collections.abc import Mapping

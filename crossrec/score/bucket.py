@@ -26,8 +26,8 @@ from crossrec.model.checkpoint import load_model
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.because import add_reasons
 from crossrec.score.catalogue import load_items
-from crossrec.score.reasons import EXPLAINED, find_reasons
 from crossrec.score.progress import Counters, attempt
+from crossrec.score.reasons import EXPLAINED, find_reasons
 from crossrec.score.scorer import Scorer, to_table
 from crossrec.score.takeover import Earlier, same_histories, take_over
 from crossrec.storage import Store, encode_parquet
@@ -99,9 +99,7 @@ class ScoreBucket:
         self.scorer = Scorer(recommender, items, job.prepared.domains, candidates, job.halved)
         # Reasons are of any domain.
         named = [domain.name for domain in job.prepared.domains] if job.explain else job.domains
-        self.item_ids = {
-            domain: read_item_ids(job.store, job.prepared, domain) for domain in named
-        }
+        self.item_ids = {domain: read_item_ids(job.store, job.prepared, domain) for domain in named}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one bucket; return a table of one row of OUTCOME."""

@@ -25,7 +25,7 @@ from crossrec.model.overlap import neighbour_weights
 from crossrec.model.without import UsersWithout, users_without
 from crossrec.score.scorer import Lists, Scorer
 
-USERS_AT_ONCE = 64
+USERS_AT_ONCE = 32
 """Users of about the same number of events, so that little is padded."""
 
 NUMBERS_AT_ONCE = 2**23
@@ -104,14 +104,13 @@ def moved(scorer: Scorer, users: UsersWithout, name: str, rows_BK: Tensor) -> Te
     Of several events of one item the newest has what all of them did, the others nothing.
     """
     scores_BVK = version_scores(scorer, users, name, rows_BK)
-    moved_BAK = scores_BVK[:, :1] - scores_BVK[:, 1:]
-    is_same_BAA = users.rows_BA.unsqueeze(1) == users.rows_BA.unsqueeze(2)
-    is_same_BAA &= (users.rows_BA >= 0).unsqueeze(1)
-    is_again_BA = is_same_BAA.tril(-1).any(2)
-    if is_again_BA.any():
+    moved_BAK: Tensor = scores_BVK[:, :1] - scores_BVK[:, 1:]
+    moved_BAK.masked_fill_((users.rows_BA < 0).unsqueeze(2), 0.0)
+    if users.same is not None:
+        is_same_BAA, is_again_BA = users.same
         moved_BAK = is_same_BAA.float() @ moved_BAK
-    is_none_BA = is_again_BA | (users.rows_BA < 0)
-    return moved_BAK.masked_fill_(is_none_BA.unsqueeze(2), 0.0)
+        moved_BAK.masked_fill_(is_again_BA.unsqueeze(2), 0.0)
+    return moved_BAK
 
 
 def _best(moved_BAK: Tensor, rows_BA: Tensor, n: int) -> Tensor:
