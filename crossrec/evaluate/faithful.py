@@ -2,18 +2,21 @@
 
     metrics["explanations"] = judge_reasons(job, holdout)      # where lists are explained
 
-    {"reasons": 3, "users": 40, "items": 1200, "rank_correlation": 0.99, "first_reason": 0.98,
-     "sufficiency": {"reasons": 0.7, "random": 0.2}, "necessity": {"reasons": 0.8, "random": 0.1}}
+    {"reasons": 3, "users": 40, "items": 1200, "first_reason": 0.98,
+     "rank_correlation": 0.99, "rank_correlation_of_all": 0.64,
+     "sufficiency": {"reasons": 0.9, "random": 0.2}, "necessity": {"reasons": 0.8, "random": 0.1}}
 
 Each item of a sample of lists' first places is scored again without each item of its user's
 history (leave-one-out), by the code that scores the night.
 
 rank_correlation: Spearman's, over a history, of what `score.reasons` says that its items did to a
-score and what leaving each out does to it; the mean over listed items. first_reason: how often the
-first reason is the item whose loss costs the score most. sufficiency: the share of listed items
-that stay in the first places if nothing but their reasons is left of the history. necessity: the
-share that lose their place without their reasons. random: the same with as many other items of the
-history, drawn at random. What the whole history holds is never shown.
+score and what leaving each out does to it at the user's weights; the mean over listed items. It is
+1 where all is exact. first_reason: how often the first reason is the item whose loss costs most.
+rank_correlation_of_all: the same where the weights follow the shorter history, which moves all
+items of a list alike. sufficiency: the share of listed items that stay in the first places if
+nothing but their reasons is left of the history. necessity: the share that lose their place
+without their reasons. random: the same with as many other items of the history, drawn at random.
+In both the weights follow; what the whole history holds is never shown.
 
 Array suffixes: M items of a history, E its events, K places, V versions of a history.
 """
@@ -49,6 +52,7 @@ class Found(NamedTuple):
     """What was found of K listed items, (K,) float64 each; NaN where it says nothing."""
 
     correlation: Array
+    of_all: Array
     agrees: Array
     stays: Array
     stays_random: Array
@@ -111,7 +115,7 @@ def measure_reasons(
                 found.append(_measure(scorer, user, day, (name, lists), n, draw))
     if not found:
         return None
-    correlation, agrees, stays, stays_random, goes, goes_random = (
+    correlation, of_all, agrees, stays, stays_random, goes, goes_random = (
         _mean(np.concatenate(part)) for part in zip(*found, strict=True)
     )
     return {
@@ -119,6 +123,7 @@ def measure_reasons(
         "users": len(users),
         "items": sum(len(part.agrees) for part in found),
         "rank_correlation": correlation,
+        "rank_correlation_of_all": of_all,
         "first_reason": agrees,
         "sufficiency": {"reasons": stays, "random": stays_random},
         "necessity": {"reasons": goes, "random": goes_random},
@@ -144,10 +149,13 @@ def _measure(
     items_M, newest_M = np.unique(user.rows[::-1], return_index=True)
     versions = versions_of(scorer, user, np.array([0]), day)
     told_MK = moved(scorer, versions, name, rows_1K)[0].cpu().numpy()[newest_M]
-    whole_1K = scorer.score_items(user, day, name, rows_1K).cpu().numpy()
     without = history_versions(user, items_M[:, None] != user.rows)
-    left_MK = scorer.score_items(without, day, name, rows_1K.expand(len(items_M), -1))
-    true_MK = whole_1K - left_MK.cpu().numpy()
+    rows_MK = rows_1K.expand(len(items_M), -1)
+    whole_1K = scorer.score_items(user, day, name, rows_1K)
+    true_MK, all_MK = (
+        (whole_1K - scorer.score_items(without, day, name, rows_MK, by)).cpu().numpy()
+        for by in (user, None)
+    )
     reasons_KN = find_reasons(scorer, user, day, {name: lists}, n)[name][0]
     is_reason_KM = (reasons_KN[:, :, None] == items_M).any(1)
     order_KM = draw.random(is_reason_KM.shape).argsort(1).argsort(1)
@@ -161,8 +169,8 @@ def _measure(
         np.where(says_nothing_K, np.nan, part) for part in (*shown[:2], *(~p for p in shown[2:]))
     )
     agrees = told_MK.argmax(0) == true_MK.argmax(0)
-    correlation = rank_correlation(told_MK, true_MK)
-    return Found(correlation, agrees, stays, stays_random, goes, goes_random)
+    correlation, of_all = (rank_correlation(told_MK, part) for part in (true_MK, all_MK))
+    return Found(correlation, of_all, agrees, stays, stays_random, goes, goes_random)
 
 
 def _is_shown(

@@ -20,9 +20,10 @@ def why_section(metrics: Metrics) -> Markup | None:
     explained = (
         f"Each listed item names the {n} items of its user's history, of any domain, that raised "
         f"its score most. {count(found['items'])} listed items of {count(found['users'])} users "
-        "were scored again without each item of the history: order is Spearman's correlation of "
-        "what was said with what was found, first reason how often it was the item whose loss "
-        "cost most."
+        "were scored again without each item of the history. Order: Spearman's correlation of "
+        "what was said with what was found, at the weights that the parts of the score have for "
+        "the user, and where those follow the shorter history, which moves all items of a list. "
+        "First reason: how often it is the item whose loss costs most."
     )
     head = ["", ">with reasons", ">with random items"]
     rows = [
@@ -30,7 +31,8 @@ def why_section(metrics: Metrics) -> Markup | None:
         ["leaves the list without these", *_pair(found["necessity"])],
     ]
     agreement = [
-        ["order", measure(found["rank_correlation"])],
+        ["order, at the user's weights", measure(found["rank_correlation"])],
+        ["order, where the weights follow", measure(found["rank_correlation_of_all"])],
         ["first reason", measure(found["first_reason"])],
     ]
     return render(

@@ -6,7 +6,9 @@
 
 Sums over events are products with a matrix of weights by age, a row for each event that is left
 out; all that is older is then one event younger. So all but the sequence (`model.leave_out`) is
-exactly what `user_state` says of the shorter history.
+exactly what `user_state` says of the shorter history. By what a user's parts are weighed
+(`features_BF`, `counts_BD`) is that of all events in every version: those weights move all items
+alike.
 
 Tensor suffixes: B users, A events by age (0 is the newest), V versions of a user (0: all events,
 1 + a: without that of age a), D domains, F features, W width.
@@ -21,13 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossrec.data.itemstate import STATE_NAMES, EventStates
+from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Histories, pad
-from crossrec.data.userstate import RECENT_DAYS, TASTE_DECAY, TASTE_EVENTS
+from crossrec.data.userstate import domain_counts, user_features
 from crossrec.model.inference import (
     LONG_DECAY,
     LONG_EVENTS,
     ItemState,
+    asked_of,
     domain_of_rows,
     to_batch,
 )
@@ -51,8 +54,8 @@ class UsersWithout:
     domain_profile_BDVW: Tensor
     queries_BDVW: Tensor
     offsets_BDV: Tensor
-    features_BVF: Tensor
-    counts_BVD: Tensor
+    features_BF: Tensor
+    counts_BD: Tensor
     lasting_VA: Tensor
     recent_VA: Tensor
 
@@ -68,11 +71,8 @@ class UsersWithout:
         return (is_same_BAA, is_again_BA) if is_again_BA.any() else None
 
     def asked(self, domain: int) -> tuple[Tensor, Tensor]:
-        """Return the features (B * V, F + 1) and one-hot domain (B * V, D) for a fusion."""
-        one_hot_BVD = torch.zeros_like(self.counts_BVD)
-        one_hot_BVD[..., domain] = 1.0
-        asked_BVF = torch.cat([self.features_BVF, self.counts_BVD[..., domain, None]], -1)
-        return asked_BVF.flatten(0, 1), one_hot_BVD.flatten(0, 1)
+        """Return what a fusion asks for, as `UserState.asked`."""
+        return asked_of(self.features_BF, self.counts_BD, domain)
 
 
 def weights_without(ages: int, most: int, decay: float) -> Tensor:
@@ -155,8 +155,8 @@ def users_without(
         functional.normalize(read_VA @ texts_BAW, dim=-1),
         functional.normalize(lasting_VA @ texts_BDAW, dim=-1),
         *asked,
-        torch.from_numpy(_features(histories, newest, states, day)).to(device),
-        torch.from_numpy(_counts(histories, is_in_BDA, bounds)).to(device),
+        torch.from_numpy(user_features(histories, states, day)).to(device),
+        torch.from_numpy(domain_counts(histories, bounds)).to(device),
         lasting_VA,
         weights_without(ages, RECENT_EVENTS, RECENT_DECAY).to(device),
     )
@@ -192,36 +192,3 @@ def _questions(
     since = since_BV.expand(shape[:3]).flatten()
     queries, offsets = recommender.questions(*parts, domains, since)
     return queries.view(shape).transpose(0, 1), offsets.view(shape[:3]).transpose(0, 1)
-
-
-def _counts(histories: Histories, is_in_BDA: Array, bounds: Bounds) -> Array:
-    """Return what `domain_counts` says of each version, (B, V, D) float32."""
-    domains, users = domain_of_rows(histories.rows, bounds), len(histories.lengths)
-    cells = np.bincount(histories.owners * len(bounds) + domains, minlength=users * len(bounds))
-    whole_BD1 = cells.reshape(users, len(bounds), 1)
-    counts_BDV = np.concatenate([whole_BD1, whole_BD1 - is_in_BDA], 2)
-    counts_BVD: Array = np.log1p(counts_BDV).astype(np.float32).transpose(0, 2, 1)
-    return counts_BVD
-
-
-def _features(histories: Histories, newest: _Newest, states: EventStates, day: int) -> Array:
-    """Return what `user_features` says of each version, (B, V, F) float32."""
-    is_event_BA = newest.rows_BA >= 0
-    is_recent_BA = is_event_BA & (newest.days_BA >= day - RECENT_DAYS)
-    recent = histories.owners[histories.days >= day - RECENT_DAYS]
-    wholes_2B = histories.lengths, np.bincount(recent, minlength=len(is_event_BA))
-    events_BV, recent_BV = (
-        np.concatenate([whole_B[:, None], whole_B[:, None] - left_out_BA], 1)
-        for whole_B, left_out_BA in zip(wholes_2B, (is_event_BA, is_recent_BA), strict=True)
-    )
-    counted_BV3 = np.log1p(np.stack([events_BV, newest.since_BV, recent_BV], 2))
-    # One more than weighs anything, as above.
-    kept_BA = is_event_BA[:, : TASTE_EVENTS + 1]
-    ages = kept_BA.shape[1]
-    chosen = (part[:, :ages][kept_BA] for part in (newest.rows_BA, newest.days_BA))
-    states_BAF = np.zeros((*kept_BA.shape, len(STATE_NAMES)), np.float32)
-    states_BAF[kept_BA] = states.at_events(*chosen)
-    weights_VA = weights_without(is_event_BA.shape[1], TASTE_EVENTS, TASTE_DECAY).numpy()
-    weights_VA = weights_VA[:, :ages]
-    total_BV1 = np.maximum(kept_BA @ weights_VA.T, 1e-9)[..., None]
-    return np.concatenate([counted_BV3, weights_VA @ states_BAF / total_BV1], 2).astype(np.float32)

@@ -3,10 +3,11 @@
     reasons = find_reasons(scorer, histories, day, lists_by_domain, n=3)
     reasons["shop"]        # (B, K, n) catalogue rows of any domain, best reason first, -1 for none
 
-What an event did to a score is the score minus that without the event (`model.without`), so all of
-it counts: text, neighbours, sequence, and how much each weighs for this user. Only the listed items
-are looked at, after top-K: (events + 1) x K scores a list. An item that a user had several times
-counts with all of its events together.
+What an event did to a score is the score minus that without the event (`model.without`): text,
+neighbours and sequence, at the weights that the user has with all events. That the weights would
+be others, too, moves all items of a list alike and says nothing of why one is in it. Only the
+listed items are looked at, after top-K: (events + 1) x K scores a list. An item that a user had
+several times counts with all of its events together.
 
 Tensor suffixes: B users, A events by age, V versions of a user, D domains, K list length, I items
 of the domain, W width, R columns, N reasons.
@@ -137,18 +138,17 @@ def version_scores(scorer: Scorer, users: UsersWithout, name: str, rows_BK: Tens
     vectors_BWK = scorer.state.vectors_IW[domain.start + inside_BK].transpose(1, 2)
     if scorer.recommender.rating is not None:
         return queries_BVW @ vectors_BWK + offsets_BV.unsqueeze(2)
-    versions = users.features_BVF.shape[:2]
     side = scorer.fusions[EXPLAINED].user_side(*users.asked(index))
-    weights_PBV1 = side.weights_BP.unflatten(0, versions).unsqueeze(3).unbind(2)
-    weights = dict(zip(PARTS, weights_PBV1, strict=True))
+    weights_PB11 = side.weights_BP.T[..., None, None]
+    weights = dict(zip(PARTS, weights_PB11, strict=True))
     text_BVW = weights["text"] * users.profile_BVW
     text_BVW += weights["text_domain"] * users.domain_profile_BDVW[:, index]
     texts_BWK = scorer.state.texts_IW[domain.start + inside_BK].transpose(1, 2)
-    columns_BRK = scorer.columns[EXPLAINED][name][inside_BK].transpose(1, 2)
-    scores_BVK = text_BVW @ texts_BWK
-    scores_BVK += side.columns_BR.unflatten(0, versions) @ columns_BRK
+    scores_BVK: Tensor = text_BVW @ texts_BWK
+    columns_BKR = scorer.columns[EXPLAINED][name][inside_BK]
+    scores_BVK += side.columns_BR.unsqueeze(1) @ columns_BKR.transpose(1, 2)
     if scorer.has_sequence(EXPLAINED):
-        scores_BVK += (side.sequence_B.view(*versions, 1) * queries_BVW) @ vectors_BWK
+        scores_BVK += (side.sequence_B[:, None, None] * queries_BVW) @ vectors_BWK
     near = {
         kind: neighbour_weights(table[name], users.rows_BA, rows_BK, domain.stop - domain.start)
         for kind, table in scorer.neighbours.items()

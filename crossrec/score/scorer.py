@@ -7,7 +7,7 @@ Tensor suffixes: B users, D domains, I items, W width, K list length.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -135,13 +135,28 @@ class Scorer:
         return {key: _join(parts, k) for key, parts in found.items()}
 
     @torch.inference_mode()
-    def score_items(self, histories: Histories, day: int, name: str, rows_BK: Tensor) -> Tensor:
-        """Return the model's scores (B, K) of some items of a domain, before `Fusion.published`."""
+    def score_items(
+        self,
+        histories: Histories,
+        day: int,
+        name: str,
+        rows_BK: Tensor,
+        weighed_by: Histories | None = None,
+    ) -> Tensor:
+        """Return the model's scores (B, K) of some items of a domain, before `Fusion.published`.
+
+        weighed_by: a user whose weights all have; default: each their own.
+        """
+        known = self.events, self.bounds, day, self.has_sequence("model")
         found = []
         for start in range(0, len(histories.lengths), USERS_A_BATCH):
             part = slice_users(histories, start, start + USERS_A_BATCH)
-            known = part, self.events, self.bounds, day, self.has_sequence("model")
-            users = user_state(self.recommender, self.state, *known)
+            users = user_state(self.recommender, self.state, part, *known)
+            if weighed_by is not None:
+                own = user_state(self.recommender, self.state, weighed_by, *known)
+                features_BF = own.features_BF.expand_as(users.features_BF)
+                counts_BD = own.counts_BD.expand_as(users.counts_BD)
+                users = replace(users, features_BF=features_BF, counts_BD=counts_BD)
             tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
             terms = self._terms("model", name, users, user_overlaps(users, tables))
             found.append(score_pairs(*terms, rows_BK[start : start + USERS_A_BATCH]))

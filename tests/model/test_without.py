@@ -48,8 +48,6 @@ def differences(versions: UsersWithout, age: int, max_history: int) -> dict[str,
     pairs = {
         "profile": (versions.profile_BVW[:, 1 + age], truth.profile_BW),
         "domain": (versions.domain_profile_BDVW[:, :, 1 + age], truth.domain_profile_BDW),
-        "features": (versions.features_BVF[:, 1 + age], truth.features_BF),
-        "counts": (versions.counts_BVD[:, 1 + age], truth.counts_BD),
         "queries": (versions.queries_BDVW[:, :, 1 + age], truth.queries_BDW),
     }
     return {name: float((a[who] - b[who]).abs().max()) for name, (a, b) in pairs.items()}
@@ -78,7 +76,7 @@ def test_first_version_is_the_user_as_they_are() -> None:
     whole = user_state(recommender, items, USERS, STATES, BOUNDS, DAY)
     torch.testing.assert_close(versions.profile_BVW[:, 0], whole.profile_BW)
     torch.testing.assert_close(versions.queries_BDVW[:, :, 0], whole.queries_BDW)
-    torch.testing.assert_close(versions.features_BVF[:, 0], whole.features_BF)
+    torch.testing.assert_close(versions.asked(1), whole.asked(1))
 
 
 def test_without_the_sequence_nothing_of_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,12 +43,12 @@ def plain_scorer() -> Scorer:
 
 
 def costs(scorer: Scorer, user: Histories, name: str, rows: np.ndarray) -> dict[int, np.ndarray]:
-    """What leaving out each item of a history costs each listed item, (K,), by catalogue row."""
+    """What leaving out each item costs each listed one at the user's weights, (K,), by its row."""
     listed = torch.from_numpy(rows)[None]
     whole = scorer.score_items(user, DAY, name, listed)
     left = {row: select_events(user, user.rows != row) for row in dict.fromkeys(user.rows.tolist())}
     return {
-        row: (whole - scorer.score_items(shorter, DAY, name, listed))[0].numpy()
+        row: (whole - scorer.score_items(shorter, DAY, name, listed, user))[0].numpy()
         for row, shorter in left.items()
     }
 
