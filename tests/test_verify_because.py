@@ -126,5 +126,5 @@ def test_purged_lists_keep_their_reasons(tmp_path: Path) -> None:
     assert gone not in table["user_id"].to_pylist()
     assert table["because"].to_pylist() == [GOOD] * ((BUCKETS * USERS - 1) * len(DOMAINS))
     # And all that publication verifies holds.
-    publish_run(store, "r2")
+    publish_run(store, "r2", prepared="prepared/p2")
     publish(config_of(store, "r1"), store)

@@ -165,9 +165,9 @@ class Recommender(nn.Module):
         """Return what the encoder reads (B, L, W): item, place, domain, gap, rating of events."""
         days_BL = batch.days_BL
         gaps_BL = torch.cat([torch.zeros_like(days_BL[:, :1]), days_BL[:, 1:] - days_BL[:, :-1]], 1)
-        hidden_BLW = torch.where((batch.rows_BL >= 0).unsqueeze(-1), vectors_BLW, self.start)
-        hidden_BLW = (
-            hidden_BLW
+        items_BLW = torch.where((batch.rows_BL >= 0).unsqueeze(-1), vectors_BLW, self.start)
+        hidden_BLW: Tensor = (
+            items_BLW
             + self.position[: vectors_BLW.shape[1]]
             + self.event_domain(batch.domains_BL)
             + self.gap(gap_bucket(gaps_BL))

@@ -193,7 +193,7 @@ def _questions(
     hidden_BVW = hidden_BPW.gather(1, places_BV.unsqueeze(2).expand_as(learned_BVW))
     shape = len(bounds), *learned_BVW.shape
     domains = torch.arange(shape[0], device=lengths_B.device).repeat_interleave(since_BV.numel())
-    parts = (part.expand(shape).flatten(0, 2) for part in (hidden_BVW, learned_BVW))
+    hidden, learned = (part.expand(shape).flatten(0, 2) for part in (hidden_BVW, learned_BVW))
     since = since_BV.expand(shape[:3]).flatten()
-    queries, offsets = recommender.questions(*parts, domains, since)
+    queries, offsets = recommender.questions(hidden, learned, domains, since)
     return queries.view(shape).transpose(0, 1), offsets.view(shape[:3]).transpose(0, 1)

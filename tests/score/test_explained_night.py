@@ -1,4 +1,4 @@
-"""A night that explains its lists, from scoring to the report, and what must not change under it."""
+"""A night that explains its lists, from scoring to the report."""
 
 import shutil
 from pathlib import Path
