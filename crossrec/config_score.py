@@ -89,6 +89,9 @@ class ScoreConfig(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the products that find the best items; bf16 is several times as fast on GPUs, and may miss
     items whose scores hardly differ from the last of a list. Scores are fp32 either way."""
+    explain: Annotated[int, Field(ge=0, le=20)] = 0
+    """For each listed item the items of the user's own history that raised its score most, at most
+    so many, of any domain, in a column `because`; 0: no such column."""
     domains: tuple[str, ...] | None = None
     """Domains to publish lists for; default: all of the catalogue."""
     model: str | None = None

@@ -22,7 +22,8 @@ from crossrec.retention import published_runs, remove_old_runs
 from crossrec.runlog import stage
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
-from crossrec.verify import read_record, verify_run
+from crossrec.verify import verify_run
+from crossrec.verify_records import read_record
 
 PLANNED = {"run_id", "model", "model_sha256", "prepared", "buckets", "domains", "top_k", "digest"}
 """Keys of plan.json that publication needs."""
@@ -138,8 +139,8 @@ def _write_manifest(
         "defaults": verified.defaults,
         "scored_users": verified.scored_users,
     }
-    # What an incremental night stands on.
-    manifest |= {name: plan[name] for name in ("full", "previous") if name in plan}
+    # What an incremental night stands on; whether lists have reasons.
+    manifest |= {name: plan[name] for name in ("full", "previous", "explain") if name in plan}
     path = f"{folder}/manifest.json"
     if store.exists(path):
         written = store.read_json(path)

@@ -3,8 +3,8 @@
     import crossrec
     for batch in crossrec.read_scores("s3://recs/nightly", domain="shop", user_ids=["ada"]): ...
 
-In: the root of the store. Out: Arrow, batch by batch: user_id, domain, item_ids, scores. Needs
-neither Ray nor torch.
+In: the root of the store. Out: Arrow, batch by batch: user_id, domain, item_ids, scores, and
+because where lists have reasons (`score.explain`). Needs neither Ray nor torch.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import pyarrow.dataset as ds
 from crossrec.current import CURRENT, read_current
 from crossrec.data.hashing import buckets_of
 from crossrec.errors import InputError, StorageError, explain
-from crossrec.schema import DOMAIN, SCORES, USER_ID
+from crossrec.schema import DOMAIN, SCORES, USER_ID, scores_schema
 from crossrec.storage import Store
 
 COLUMNS = (USER_ID, DOMAIN, "item_ids", "scores")
@@ -80,8 +80,9 @@ def read_scores(
         options: of the fsspec filesystem, as in `storage.options`.
 
     Returns:
-        Columns `user_id`, `domain`, `item_ids`, `scores`, in the order of files. What is read is
-        the publication of the moment of the call; it stays for `publish.keep_runs` nights.
+        Columns `user_id`, `domain`, `item_ids`, `scores`, and `because` where lists have reasons
+        (schema.REASON), in the order of files. What is read is the publication of the moment of
+        the call; it stays for `publish.keep_runs` nights.
 
     Raises:
         InputError: there is no such domain.
@@ -101,15 +102,16 @@ def read_scores(
         if "buckets" in manifest:
             homes = set(np.unique(buckets_of(users, manifest["buckets"])).tolist())
             files = [file for file in files if file["bucket"] in homes]
+    schema = scores_schema(manifest.get("explain", 0))
     dataset = ds.FileSystemDataset.from_paths(
         [store.full_path(file["path"]) for file in files],
-        schema=SCORES.append(pa.field(DOMAIN, pa.string())),
+        schema=schema.append(pa.field(DOMAIN, pa.string())),
         format=ds.ParquetFileFormat(),
         filesystem=store.arrow_filesystem,
         partitions=[ds.field(DOMAIN) == file["domain"] for file in files],
     )
     scanner = dataset.scanner(
-        columns=list(COLUMNS),
+        columns=[*COLUMNS, *schema.names[len(SCORES) :]],
         filter=wanted,
         batch_size=ROWS_A_BATCH,
         batch_readahead=BATCHES_AHEAD,

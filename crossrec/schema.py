@@ -104,6 +104,22 @@ SCORES = pa.schema(
 """One row a (user, domain), sorted by user_id, best item first; the domain is the Hive partition of
 the path."""
 
+BECAUSE = "because"
+REASON = pa.struct([pa.field(DOMAIN, pa.string()), pa.field(ITEM_ID, pa.string())])
+"""The column of `score.explain`: for each item of a list the items of its user's history, of any
+domain, that raised its score most, best reason first."""
+
+
+def scores_schema(explain: int) -> pa.Schema:
+    """Return SCORES, with the column BECAUSE behind it where lists are explained.
+
+    >>> scores_schema(3).names
+    ['user_id', 'item_ids', 'scores', 'because']
+    """
+    reasons = pa.field(BECAUSE, pa.list_(pa.list_(REASON)), nullable=False)
+    return SCORES.append(reasons) if explain else SCORES
+
+
 DEFAULTS = pa.schema(
     [
         pa.field(DOMAIN, pa.string(), nullable=False),

@@ -33,6 +33,7 @@ from crossrec.errors import CrossrecError, explain
 from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
+from crossrec.verify_because import Reasons, check_because, read_keys
 from crossrec.verify_lists import (
     BATCH_BYTES,
     Allowed,
@@ -43,6 +44,7 @@ from crossrec.verify_lists import (
     check_batch,
     check_lists,
 )
+from crossrec.verify_records import RERUN, files_of_bucket, read_record
 
 THREADS = 16
 """Files checked at once: they wait for storage more than they compute."""
@@ -52,8 +54,6 @@ BYTES_IN_FLIGHT = 1024 * 2**20
 
 EVENT_BYTES = 40
 """What an event of a bucket takes while its users and what they have seen are made."""
-
-RERUN = "delete the record {record} and run score again"
 
 DEFAULTS_AGAIN = "delete {path} and run score again"
 
@@ -93,12 +93,15 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
     files = [
         file
         for bucket, (record, done) in enumerate(zip(records, buckets, strict=True))
-        for file in _files_of_bucket(store, (folder, record), plan, bucket, done)
+        for file in files_of_bucket(store, (folder, record), plan, bucket, done)
     ]
+    reasons = None
+    if plan.get("explain"):
+        reasons = Reasons(read_keys(store, prepared), plan["explain"], plan["top_k"])
     defaults = _read_defaults(store, f"{folder}/defaults.parquet", plan["domains"])
     for domain in plan["domains"]:
         candidates = _candidates(store, f"runs/{plan.get('full', plan['run_id'])}", ranges[domain])
-        check = _Check(store, prepared, ranges[domain], candidates, plan["top_k"])
+        check = _Check(store, prepared, ranges[domain], candidates, plan["top_k"], reasons)
         _check_default(check, defaults)
         check_files(check, [file for file in files if file["domain"] == domain])
         log.info("publish: verified %r", domain)
@@ -138,16 +141,20 @@ class _Check:
         domain: DomainRange,
         candidates: Candidates,
         top_k: int,
+        reasons: Reasons | None,
     ) -> None:
-        self.store, self.prepared, self.domain = store, prepared, domain
+        self.store, self.prepared, self.domain, self.reasons = store, prepared, domain, reasons
         ids = store.read_parquet(catalogue_path(prepared.folder, domain.name), [schema.ITEM_ID])
         self.allowed = Allowed(ItemIndex(ids[schema.ITEM_ID]), candidates, top_k)
 
-    def users(self, bucket: int) -> BucketUsers:
-        """Return who is in a bucket and what of the domain they have seen."""
+    def check_lists(self, parquet: pq.ParquetFile, bucket: int) -> None:
+        """Hold the lists of a bucket against who is in it and what they have had."""
         columns = [schema.USER_ID, "rows"]
         histories = self.store.read_parquet(histories_path(self.prepared.folder, bucket), columns)
-        return bucket_users(histories, self.domain.start, self.domain.stop)
+        users = bucket_users(histories, self.domain.start, self.domain.stop)
+        check_lists(parquet, users, self.allowed)
+        if self.reasons is not None:
+            check_because(parquet, histories, self.reasons)
 
 
 def check_files(check: _Check, files: Sequence[dict[str, Any]]) -> None:
@@ -164,50 +171,6 @@ def check_files(check: _Check, files: Sequence[dict[str, Any]]) -> None:
             raise
 
 
-def _files_of_bucket(
-    store: Store, where: tuple[str, str], plan: dict[str, Any], bucket: int, done: Any
-) -> list[dict[str, Any]]:
-    """Return the files that a completion record names, each with its domain and its record.
-
-    Args:
-        store: where the record lies; for messages.
-        where: folder of the run, path of the record.
-        plan: the record must have one file of each of its domains, in this run or, of an
-            incremental night, in any.
-        bucket: number that the record must have.
-        done: what the record says.
-    """
-    folder, record = where
-    mend = RERUN.format(record=record)
-    try:
-        found = (int(done["bucket"]), int(done["users"]))
-        paths = {str(file["path"]): file for file in done["files"]}
-        facts = [
-            (int(file["rows"]), int(file["bytes"]), str(file["sha256"])) for file in done["files"]
-        ]
-    except (TypeError, KeyError, ValueError) as error:
-        expected = "bucket, users, and files with path, rows, bytes, sha256"
-        raise CrossrecError(explain(store.uri(record), expected, repr(error), mend)) from error
-    if found[0] != bucket:
-        raise CrossrecError(explain(store.uri(record), f"bucket {bucket}", str(found[0]), mend))
-    domains = plan["domains"]
-    # Lists that an incremental night took over lie where they were made.
-    homes = {path.split("/scores/")[0] for path in paths} if "full" in plan else {folder}
-    folders = {(home, domain): schema.domain_folder(domain) for home in homes for domain in domains}
-    domain_of = {f"{home}/scores/{name}": domain for (home, domain), name in folders.items()}
-    of_paths = sorted(domain_of.get(path.rpartition("/")[0], f"none: {path}") for path in paths)
-    if of_paths != sorted(domains):
-        expected = f"one file of each of the domains {sorted(domains)}"
-        raise CrossrecError(explain(store.uri(record), expected, str(of_paths), mend))
-    if any(rows != found[1] for rows, *_ in facts):
-        expected = f"{found[1]} rows, one a user, in every file"
-        raise CrossrecError(explain(store.uri(record), expected, str([f[0] for f in facts]), mend))
-    return [
-        {**file, "domain": domain_of[path.rpartition("/")[0]], "bucket": bucket, "record": record}
-        for path, file in paths.items()
-    ]
-
-
 def _verify(check: _Check, file: dict[str, Any]) -> None:
     """Read a file and hold it against its record and against the users and items of the input."""
     store, where = check.store, check.store.uri(file["path"])
@@ -220,12 +183,13 @@ def _verify(check: _Check, file: dict[str, Any]) -> None:
     if found != (file["bytes"], file["sha256"]):
         expected = f"{file['bytes']} bytes with sha256 {file['sha256']}"
         raise CrossrecError(explain(where, expected, f"{found[0]} with {found[1]}", mend))
-    parquet = _open_parquet(where, data, schema.SCORES, mend)
+    reasons = 0 if check.reasons is None else check.reasons.most
+    parquet = _open_parquet(where, data, schema.scores_schema(reasons), mend)
     rows = parquet.metadata.num_rows
     if rows != file["rows"]:
         raise CrossrecError(explain(where, f"{file['rows']} rows", str(rows), mend))
     try:
-        check_lists(parquet, check.users(file["bucket"]), check.allowed)
+        check.check_lists(parquet, file["bucket"])
     except (WrongLists, pa.ArrowException, OSError) as error:
         raise _refusal(where, error, mend) from error
 
@@ -290,11 +254,3 @@ def _check_default(check: _Check, defaults: _Defaults) -> None:
         path = defaults.record["path"]
         mend = DEFAULTS_AGAIN.format(path=path)
         raise _refusal(check.store.uri(path), error, mend) from error
-
-
-def read_record(store: Store, path: str, mend: str) -> Any:
-    """Return what a JSON file of a run says; where there is none, say how to mend it."""
-    try:
-        return store.read_json(path)
-    except MissingObject as error:
-        raise CrossrecError(explain(store.uri(path), "a record", "none", mend)) from error

@@ -4,8 +4,8 @@
     users = bucket_users(histories, domain.start, domain.stop)
     check_lists(parquet, users, Allowed(items, candidates, top_k=50))         # raises WrongLists
 
-In: a Parquet file of schema.SCORES, the histories of its bucket, the items of its domain and which
-of them are candidates.
+In: a Parquet file with the columns of schema.SCORES, the histories of its bucket, the items of its
+domain and which of them are candidates.
 Out: nothing, or the first thing that is wrong. A part of the file at a time is in memory, and
 nothing is done user by user.
 """
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from crossrec.data.attributes import NO_VALUE
 from crossrec.data.candidates import Candidates
 from crossrec.data.hashing import hash_strings
-from crossrec.schema import USER_ID
+from crossrec.schema import SCORES, USER_ID
 
 Array = np.ndarray
 
@@ -148,7 +148,9 @@ def check_lists(parquet: pq.ParquetFile, users: BucketUsers, allowed: Allowed) -
         raise WrongLists(expected, f"{found} rows")
     first = 0
     batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
-        batch_size=max(1, ENTRIES_AT_ONCE // allowed.top_k), use_threads=False
+        batch_size=max(1, ENTRIES_AT_ONCE // allowed.top_k),
+        columns=SCORES.names,
+        use_threads=False,
     )
     for batch in batches:
         last = first + len(batch)
@@ -182,20 +184,20 @@ def _check_shape(id_lists: pa.Array, score_lists: pa.Array, whose: pa.Array, top
     """Look that lists are there and of equal lengths; return the lengths, (B,) int32."""
     each = np.arange(len(whose))
     for name, lists in (("item_ids", id_lists), ("scores", score_lists)):
-        _refuse(lists.is_null().to_numpy(False), (f"a list in {name}", "null"), whose, each)
+        refuse(lists.is_null().to_numpy(False), (f"a list in {name}", "null"), whose, each)
     lengths: Array = id_lists.value_lengths().to_numpy()
     differ = lengths != score_lists.value_lengths().to_numpy()
-    _refuse(differ, ("a score for each item", "lists of two lengths"), whose, each)
-    _refuse(lengths > top_k, (f"at most {top_k} items a list", "more"), whose, each)
+    refuse(differ, ("a score for each item", "lists of two lengths"), whose, each)
+    refuse(lengths > top_k, (f"at most {top_k} items a list", "more"), whose, each)
     return lengths
 
 
 def _check_scores(scores: pa.Array, owners: Array, whose: pa.Array) -> None:
-    _refuse(scores.is_null().to_numpy(False), ("a score in every place", "null"), whose, owners)
+    refuse(scores.is_null().to_numpy(False), ("a score in every place", "null"), whose, owners)
     values = scores.to_numpy()
-    _refuse(~np.isfinite(values), ("finite scores", "one that is not"), whose, owners)
+    refuse(~np.isfinite(values), ("finite scores", "one that is not"), whose, owners)
     rising = (np.diff(values) > 0) & (owners[1:] == owners[:-1])
-    _refuse(rising, ("scores that never rise", "one that does"), whose, owners)
+    refuse(rising, ("scores that never rise", "one that does"), whose, owners)
 
 
 def _check_rules(rows: Array, owners: Array, whose: pa.Array, allowed: Allowed) -> None:
@@ -204,25 +206,25 @@ def _check_rules(rows: Array, owners: Array, whose: pa.Array, allowed: Allowed) 
     refused = ~found.allowed[rows]
     if refused.any():
         said = repr(ids[int(rows[np.argmax(refused)])].as_py())
-        _refuse(refused, ("only candidates, by score.candidates", said), whose, owners)
+        refuse(refused, ("only candidates, by score.candidates", said), whose, owners)
     for column, codes in found.groups.items():
         keys = owners * (np.int64(codes.max(initial=0)) + 1) + codes[rows]
         has_value = np.flatnonzero(codes[rows] != NO_VALUE)
         values, counts = np.unique(keys[has_value], return_counts=True)
         most = found.most[column]
         too_many = np.isin(keys, values[counts > most]) & (codes[rows] != NO_VALUE)
-        _refuse(too_many, (f"at most {most} items of one {column} a list", "more"), whose, owners)
+        refuse(too_many, (f"at most {most} items of one {column} a list", "more"), whose, owners)
 
 
 def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIndex) -> Array:
     """Look that all are items of the domain, none twice and none seen; return their rows."""
     whose = users.user_ids
-    _refuse(ids.is_null().to_numpy(False), ("an item id in every place", "null"), whose, owners)
+    refuse(ids.is_null().to_numpy(False), ("an item id in every place", "null"), whose, owners)
     rows = items.rows_of(ids)
     unknown = rows == NOT_AN_ITEM
     if unknown.any():
         found = repr(ids[int(np.argmax(unknown))].as_py())
-        _refuse(unknown, ("items of the domain", found), whose, owners)
+        refuse(unknown, ("items of the domain", found), whose, owners)
     keys = np.sort(owners * len(items) + rows)
     seen = np.repeat(np.arange(len(whose)), np.diff(users.offsets)) * len(items) + users.rows
     is_listed = np.append(keys, -1)[np.searchsorted(keys, seen)] == seen
@@ -237,7 +239,7 @@ def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIn
     return rows
 
 
-def _refuse(wrong: Array, said: tuple[str, str], whose: pa.Array, owners: Array) -> None:
+def refuse(wrong: Array, said: tuple[str, str], whose: pa.Array, owners: Array) -> None:
     """Raise for the first place that is wrong, if there is one.
 
     Args:

@@ -37,6 +37,7 @@ def main() -> None:
         score.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
     score.add_argument("--changed", type=float, default=0, help="share of users with new events")
     score.add_argument("--peer_events", type=int, default=0, help="rows for RecTools (0: without)")
+    score.add_argument("--explain", type=int, default=0, help="reasons an item (0: without)")
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
     for name, value in TOPK_SETTINGS.items():
         topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
@@ -59,7 +60,8 @@ def main() -> None:
             from crossrec.bench.score import bench_score
 
             settings = {name: getattr(options, name) for name in SCORE_SETTINGS}
-            found = bench_score(folder, settings, options.changed, options.peer_events)
+            more = options.changed, options.peer_events, options.explain
+            found = bench_score(folder, settings, *more)
         else:
             from crossrec.bench.train import bench_train
 

@@ -30,6 +30,7 @@ import pyarrow as pa
 from crossrec.errors import CrossrecError, UserError, explain
 from crossrec.readers import Publication, read_publication
 from crossrec.runlog import log, print_summary, stage, start_logging
+from crossrec.schema import DOMAIN, USER_ID
 from crossrec.storage import Store
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _files(
 
 def _load_file(store: Store, redis: "Redis", start: str, file: dict[str, Any]) -> int:
     """Send a file's lists; return how many. A list that is there already is the same."""
-    table = store.read_parquet(file["path"])
+    whose = USER_ID if "domain" in file else DOMAIN
+    table = store.read_parquet(file["path"], [whose, "item_ids"])
     for lists in _parts(table, start, file.get("domain")):
         redis.mset(cast(Any, lists))
     return int(table.num_rows)

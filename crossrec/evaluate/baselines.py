@@ -34,7 +34,7 @@ from crossrec.evaluate.collaborative import Fit, fit_als, fit_item_knn, learn, s
 from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import bucket_name, domain_folder
-from crossrec.score.scorer import to_table
+from crossrec.score.lists import to_table
 from crossrec.storage import Store
 
 BASELINES: dict[str, tuple[Fit, bool]] = {

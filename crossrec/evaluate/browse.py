@@ -2,8 +2,9 @@
 
 In: the sample, a list of {"user_id", "history": [{"date", "domain", "item_id", "title"}],
 "lists": {domain: [{"item_id", "title", "score", "is_next"}]}, "next": [{"domain", "item_id",
-"title"}]}. Out: a section with one article a user and the controls that choose among them. The
-articles are plain HTML: without JavaScript all of them are shown.
+"title"}]}; an item of a list may have reasons, "because": [{"domain", "item_id", "title"}]. Out: a
+section with one article a user and the controls that choose among them. The articles are plain
+HTML: without JavaScript all of them are shown.
 
 >>> sample = [{"user_id": "anna", "history": [], "lists": {}, "next": []}]
 >>> "anna" in browse(sample)
@@ -112,10 +113,25 @@ def _list(domain: str, items: Sequence[Mapping[str, Any]]) -> Markup:
         return tag("p", tag("b", domain), ": the list is empty.", class_="none")
     mark = tag("b", "✓ chosen next", class_="next")
     rows = [
-        [rank, [_title(row), " ", mark if row["is_next"] else None], f"{row['score']:.3f}"]
+        [rank, [_title(row), " ", mark if row["is_next"] else None, _because(row)], _score(row)]
         for rank, row in enumerate(items, start=1)
     ]
     return table(domain, [">rank", "title", ">score"], [Rows(None, rows)])
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    """Return a score as it is shown."""
+    return f"{row['score']:.3f}"
+
+
+def _because(row: Mapping[str, Any]) -> Markup | None:
+    """Return the reasons of an item, each with its domain; None where it has none."""
+    if not row.get("because"):
+        return None
+    told = [
+        [", " if n else "", _title(r), f" ({r['domain']})"] for n, r in enumerate(row["because"])
+    ]
+    return tag("small", "because of ", told, class_="because")
 
 
 def _title(item: Mapping[str, Any]) -> object:

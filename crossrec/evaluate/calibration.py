@@ -84,7 +84,12 @@ def judge_calibration(
     if not holdout.is_by_time:
         return None
     wide = replace(
-        job, outputs={"model": folder}, done=f"{folder}/done", active_until=None, earlier=None
+        job,
+        outputs={"model": folder},
+        done=f"{folder}/done",
+        active_until=None,
+        earlier=None,
+        explain=0,
     )
     most = MOST_USERS * job.prepared.buckets // max(job.prepared.users, 1)
     buckets = holdout.buckets[: max(1, most)]

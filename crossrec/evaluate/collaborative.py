@@ -27,7 +27,8 @@ from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories, select_events
 from crossrec.data.sparse import keep_highest
 from crossrec.data.userstate import event_ages
-from crossrec.score.scorer import USERS_A_BATCH, Lists, slice_users
+from crossrec.score.lists import Lists
+from crossrec.score.scorer import USERS_A_BATCH, slice_users
 from crossrec.score.topk import top_k
 
 Array = np.ndarray

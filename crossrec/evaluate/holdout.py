@@ -89,12 +89,13 @@ class Lists:
     """Where the lists of a model go.
 
     model: folder. outputs: folders by system. work: folder of the item side and of the records of
-    buckets.
+    buckets. explain: reasons at most of each item that the system "model" lists.
     """
 
     model: str
     outputs: Mapping[str, str]
     work: str
+    explain: int = 0
 
 
 def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) -> ScoreJob:
@@ -116,6 +117,7 @@ def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) 
         new_places=new_places(config, LIST_LENGTH),
         active_until=holdout.active_until,
         halved=config.score.precision == "bf16",
+        explain=lists.explain,
     )
     score_buckets(job, holdout.buckets, config.score.num_actors)
     return job

@@ -23,6 +23,7 @@ from crossrec.evaluate.baselines import BaselineJob, run_baselines
 from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.calibration import judge_calibration
 from crossrec.evaluate.exposure import measure_exposure
+from crossrec.evaluate.faithful import judge_reasons
 from crossrec.evaluate.groupcolumns import judge_asked_groups
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
 from crossrec.evaluate.judged import MODEL, PUBLISHED, best_baseline, ndcg_of
@@ -64,7 +65,8 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         prepared = open_prepared(store, summary["prepared"])
         finetuned = store.read_json(f"{run}/finetune.json")
         holdout = open_holdout(config, prepared, finetuned["days"])
-        job = score_holdout(config, store, holdout, run_lists(run, finetuned["selected"]))
+        lists = run_lists(config, finetuned["selected"])
+        job = score_holdout(config, store, holdout, lists)
         records = run_baselines(_baseline_job(config, store, holdout, f"{run}/baselines"))
         files = files_of(job, holdout.buckets) | {
             name: [file["path"] for file in record["files"]] for name, record in records.items()
@@ -82,6 +84,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
             **judge_scores(config, job, holdout, truth),
             "steering": judge_steering(config, job, holdout, truth, items),
             "groups": _judge_groups(config, store, truth, files[MODEL], items),
+            **({"explanations": judge_reasons(job, holdout)} if job.explain else {}),
             "baselines": {name: {"seconds": record["seconds"]} for name, record in records.items()},
             "training": finetuned["training"]
             | {name: finetuned[name] for name in ("adapt", "fusion")},
@@ -139,11 +142,12 @@ def judge_scores(
     return {}
 
 
-def run_lists(run: str, selected: str) -> Lists:
+def run_lists(config: Config, selected: str) -> Lists:
     """Return where a run's lists of its hold-out go."""
+    run = f"runs/{config.run_id}"
     folder = f"{run}/baselines"
     outputs = {name: f"{folder}/{name}" for name in HOLDOUT} | {"model": f"{run}/holdout"}
-    return Lists(selected, outputs, folder)
+    return Lists(selected, outputs, folder, config.score.explain)
 
 
 def _published_lists(

@@ -30,6 +30,7 @@ from crossrec.evaluate.steered import steering_section
 from crossrec.evaluate.study import study_section
 from crossrec.evaluate.transfer import transfer_section
 from crossrec.evaluate.verdict import LEAVE_ONE_OUT, headline, remarks
+from crossrec.evaluate.why import why_section
 
 
 def render_report(metrics: Metrics, sample: Sequence[Mapping[str, Any]]) -> str:
@@ -149,6 +150,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("study", "The longer study", study_section),
     ("training", "Training", training_section),
     ("shown", "What lists show", shown_section),
+    ("why", "Why items are shown", why_section),
     ("steering", "What steering costs", steering_section),
     ("data", "Data", _data),
 )

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from crossrec.data.histories import read_catalogue, read_histories
-from crossrec.schema import DOMAIN, ITEM_ID, US_PER_DAY, USER_ID, domain_folder
+from crossrec.schema import BECAUSE, DOMAIN, ITEM_ID, US_PER_DAY, USER_ID, domain_folder
 from crossrec.score.bucket import ScoreJob
 
 USERS = 40
@@ -85,9 +85,9 @@ def _describe(
     mine = pl.col(USER_ID) == user
     done_next = relevant.filter(mine).select(DOMAIN, ITEM_ID, "title")
     shown = {}
-    for domain, item_ids, scores in (
-        lists.filter(mine).sort(DOMAIN).select(DOMAIN, "item_ids", "scores").iter_rows()
-    ):
+    of_user = lists.filter(mine).sort(DOMAIN)
+    because = _because(of_user, items)
+    for domain, item_ids, scores in of_user.select(DOMAIN, "item_ids", "scores").iter_rows():
         top = pl.DataFrame(
             {DOMAIN: [domain] * len(item_ids), ITEM_ID: item_ids, "score": scores}
         ).head(LIST_LENGTH)
@@ -101,6 +101,8 @@ def _describe(
         shown[domain] = marked.select(
             ITEM_ID, "title", "score", pl.col("is_next").fill_null(False)
         ).to_dicts()
+        for row, reasons in zip(shown[domain], because.get(domain, ()), strict=False):
+            row[BECAUSE] = reasons
     history = [
         {
             "date": _date(row["timestamps"]),
@@ -111,6 +113,32 @@ def _describe(
         for row in events.filter(mine).to_dicts()
     ]
     return {USER_ID: user, "history": history, "lists": shown, "next": done_next.to_dicts()}
+
+
+def _because(lists: pl.DataFrame, items: pl.DataFrame) -> dict[str, list[list[dict[str, str]]]]:
+    """Return by domain the reasons of a user's first items: domain, item_id and title of each.
+
+    Nothing where lists are not explained.
+    """
+    if BECAUSE not in lists.columns:
+        return {}
+    shown = {
+        domain: because[:LIST_LENGTH]
+        for domain, because in lists.select(DOMAIN, BECAUSE).iter_rows()
+    }
+    named = [reason for of_list in shown.values() for of_item in of_list for reason in of_item]
+    keys = pl.DataFrame(named, {DOMAIN: pl.String, ITEM_ID: pl.String}).unique()
+    titles = {
+        (row[DOMAIN], row[ITEM_ID]): row["title"]
+        for row in keys.join(items, on=[DOMAIN, ITEM_ID]).to_dicts()
+    }
+    return {
+        domain: [
+            [reason | {"title": titles[reason[DOMAIN], reason[ITEM_ID]]} for reason in of_item]
+            for of_item in of_list
+        ]
+        for domain, of_list in shown.items()
+    }
 
 
 def _date(timestamp_us: int) -> str:

@@ -158,9 +158,14 @@ class UserState:
 
     def asked(self, domain: int) -> tuple[Tensor, Tensor]:
         """Return the features (B, F + 1) and one-hot domain (B, D) that a fusion asks for."""
-        one_hot_BD = torch.zeros_like(self.counts_BD)
-        one_hot_BD[:, domain] = 1.0
-        return torch.cat([self.features_BF, self.counts_BD[:, domain : domain + 1]], 1), one_hot_BD
+        return asked_of(self.features_BF, self.counts_BD, domain)
+
+
+def asked_of(features_BF: Tensor, counts_BD: Tensor, domain: int) -> tuple[Tensor, Tensor]:
+    """Return what `UserState.asked` does, of its features and counts."""
+    one_hot_BD = torch.zeros_like(counts_BD)
+    one_hot_BD[:, domain] = 1.0
+    return torch.cat([features_BF, counts_BD[:, domain : domain + 1]], 1), one_hot_BD
 
 
 @torch.inference_mode()

@@ -37,7 +37,7 @@ def encode_newest(
     for chosen_B in order_B.split(size):
         newest_B = lengths_B[chosen_B]
         part = _take(batch, chosen_B, int(newest_B[-1]) + 1)
-        read_BLW = recommender.read(vectors_IW[part.rows_BL.clamp(min=0)], part)
+        read_BLW = recommender.embed(vectors_IW[part.rows_BL.clamp(min=0)], part)
         found.append(_encode(recommender.encoder, read_BLW, newest_B))
     return torch.cat(found)[order_B.argsort()]
 
@@ -101,7 +101,8 @@ def _project(
 
 def _by_head(layer: nn.TransformerEncoderLayer, part_BLW: Tensor) -> Tensor:
     """Return (B, H, L, V)."""
-    return part_BLW.unflatten(-1, (layer.self_attn.num_heads, -1)).transpose(1, 2)
+    split: Tensor = part_BLW.unflatten(-1, (layer.self_attn.num_heads, -1))
+    return split.transpose(1, 2)
 
 
 def _side_by_side(found_BHLV: Tensor) -> Tensor:

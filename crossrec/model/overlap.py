@@ -3,7 +3,8 @@
     overlap = find_overlap(neighbours, past, users)
     overlap.users_N, overlap.items_N, overlap.values_N    # one entry a pair that overlaps at all
 
-Tensor suffixes: B users, E events, I catalogue rows, N pairs of user and item.
+Tensor suffixes: B users, E events, A events of a user, I catalogue rows or items of a domain,
+K list length, N pairs of user and item, or neighbours of events.
 """
 
 from dataclasses import dataclass
@@ -112,11 +113,7 @@ def _sort_and_add(
     neighbours: NeighbourTable, past: PastEvents, users: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add up on a GPU, segment by segment of sorted keys, so that every run has the same sums."""
-    first_E = neighbours.offsets_I[past.rows_E]
-    counts_E = neighbours.offsets_I[past.rows_E + 1] - first_E
-    event_N = torch.repeat_interleave(counts_E)
-    within_N = torch.arange(len(event_N), device=event_N.device)
-    index_N = within_N - (counts_E.cumsum(0) - counts_E - first_E)[event_N]
+    event_N, index_N = _neighbours_of(neighbours, past.rows_E)
     values_N = neighbours.weights_N[index_N] * past.weights_E[event_N]
     keys_N = neighbours.columns_N[index_N].long() * users + past.owners_E[event_N]
     keys_N, order_N = keys_N.sort(stable=True)
@@ -125,3 +122,72 @@ def _sort_and_add(
         return keys_N, keys_N, values_N
     summed_N = torch.segment_reduce(values_N[order_N], "sum", lengths=repeats_N)
     return keys_N % users, keys_N.div(users, rounding_mode="floor"), summed_N
+
+
+def _neighbours_of(neighbours: NeighbourTable, rows_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, of all neighbours of the rows, whose it is (N,) and its place in the table (N,)."""
+    first_E = neighbours.offsets_I[rows_E]
+    counts_E = neighbours.offsets_I[rows_E + 1] - first_E
+    event_N = torch.repeat_interleave(counts_E)
+    within_N = torch.arange(len(event_N), device=event_N.device)
+    return event_N, within_N + (first_E + counts_E - counts_E.cumsum(0))[event_N]
+
+
+def neighbour_weights(
+    neighbours: NeighbourTable, rows_BA: Tensor, items_BK: Tensor, size: int
+) -> Tensor:
+    """Return the weight (B, A, K) that each of a user's listed items has beside each event.
+
+    Args:
+        neighbours: of one domain.
+        rows_BA: catalogue rows of each user's events; -1 for none.
+        items_BK: rows within the domain, no row twice for a user; -1 for none.
+        size: items of the domain.
+    """
+    # Where each item stands in each user's list; the last column is for what is no item.
+    place_BI = items_BK.new_full((len(items_BK), size + 1), -1, dtype=torch.int16)
+    numbers_K = torch.arange(items_BK.shape[1], dtype=torch.int16, device=items_BK.device)
+    place_BI.scatter_(1, items_BK % (size + 1), numbers_K.expand_as(items_BK))
+    place_BI[:, size] = -1
+    event_E = torch.nonzero(rows_BA.flatten() >= 0).squeeze(1)
+    rows_E = rows_BA.flatten()[event_E]
+    first_E = event_E.div(rows_BA.shape[1], rounding_mode="floor") * (size + 1)
+    find = _listed_on_cpu if rows_BA.device.type == "cpu" else _listed
+    which_N, places_N, weights_N = find(neighbours, rows_E, place_BI.flatten(), first_E)
+    found = weights_N.new_zeros(rows_BA.numel(), items_BK.shape[1])
+    found[event_E[which_N], places_N.long()] = weights_N
+    return found.view(*rows_BA.shape, -1)
+
+
+def _listed(
+    neighbours: NeighbourTable, rows_E: Tensor, places: Tensor, first_E: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return those neighbours of events that are listed: which event, place in the list, weight.
+
+    Args:
+        neighbours: of one domain.
+        rows_E: catalogue rows of events.
+        places: of all items in the list of one user after the other, -1 where they are in none.
+        first_E: where those of an event's user begin.
+    """
+    event_N, index_N = _neighbours_of(neighbours, rows_E)
+    places_N = places[first_E[event_N] + neighbours.columns_N[index_N]]
+    kept_N = places_N >= 0
+    return event_N[kept_N], places_N[kept_N], neighbours.weights_N[index_N[kept_N]]
+
+
+def _listed_on_cpu(
+    neighbours: NeighbourTable, rows_E: Tensor, places: Tensor, first_E: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what `_listed` does; on a CPU numpy is several times as fast at it as torch."""
+    offsets_I, rows = neighbours.offsets_I.numpy(), rows_E.numpy()
+    counts_E = offsets_I[rows + 1] - offsets_I[rows]
+    event_N = np.repeat(np.arange(len(rows)), counts_E)
+    ends_E = np.cumsum(counts_E)
+    index_N = np.arange(len(event_N)) + (offsets_I[rows + 1] - ends_E)[event_N]
+    columns_N = neighbours.columns_N.numpy().take(index_N)
+    places_N = places.numpy().take(first_E.numpy()[event_N] + columns_N)
+    kept_N = np.flatnonzero(places_N >= 0)
+    found = event_N[kept_N], places_N[kept_N], neighbours.weights_N.numpy()[index_N[kept_N]]
+    which_N, places_N, weights_N = map(torch.from_numpy, found)
+    return which_N, places_N, weights_N

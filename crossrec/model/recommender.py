@@ -155,28 +155,26 @@ class Recommender(nn.Module):
         ids_IW = ID_SPEED * self.id_embedding(ids_I.clamp(min=0))
         return functional.normalize(base_IW + torch.where(known_I1, gate_I1 * ids_IW, 0.0), dim=-1)
 
-    def read(self, vectors_BLW: Tensor, batch: HistoryBatch) -> Tensor:
-        """Return what the encoder reads, (B, L, W): items, when and in which domain they came."""
-        length = vectors_BLW.shape[1]
+    def encode(self, vectors_BLW: Tensor, batch: HistoryBatch) -> Tensor:
+        """Return hidden states (B, L, W): position p has read the first p events."""
+        hidden_BLW = self.embed(vectors_BLW, batch)
+        encoded: Tensor = self.encoder(hidden_BLW, mask=causal_mask(hidden_BLW), is_causal=True)
+        return encoded
+
+    def embed(self, vectors_BLW: Tensor, batch: HistoryBatch) -> Tensor:
+        """Return what the encoder reads (B, L, W): item, place, domain, gap, rating of events."""
         days_BL = batch.days_BL
         gaps_BL = torch.cat([torch.zeros_like(days_BL[:, :1]), days_BL[:, 1:] - days_BL[:, :-1]], 1)
-        hidden_BLW = torch.where((batch.rows_BL >= 0).unsqueeze(-1), vectors_BLW, self.start)
-        hidden_BLW = (
-            hidden_BLW
-            + self.position[:length]
+        items_BLW = torch.where((batch.rows_BL >= 0).unsqueeze(-1), vectors_BLW, self.start)
+        hidden_BLW: Tensor = (
+            items_BLW
+            + self.position[: vectors_BLW.shape[1]]
             + self.event_domain(batch.domains_BL)
             + self.gap(gap_bucket(gaps_BL))
         )
         if self.rating is not None and batch.ratings_BL is not None:
             hidden_BLW = hidden_BLW + self.rating.read(batch.ratings_BL, batch.domains_BL)
         return hidden_BLW
-
-    def encode(self, vectors_BLW: Tensor, batch: HistoryBatch) -> Tensor:
-        """Return hidden states (B, L, W): position p has read the first p events."""
-        length = vectors_BLW.shape[1]
-        mask_LL = torch.ones(length, length, dtype=torch.bool, device=vectors_BLW.device).triu(1)
-        encoded: Tensor = self.encoder(self.read(vectors_BLW, batch), mask=mask_LL, is_causal=True)
-        return encoded
 
     def queries(
         self, hidden_BW: Tensor, profile_BW: Tensor, domains_B: Tensor, elapsed_B: Tensor
@@ -242,6 +240,12 @@ class RatingHead(nn.Module):
         vectors_BW = deviation_B.unsqueeze(1) * (self.item_bias + self.match * queries_BW)
         generosity_B = self.generosity(asked_BW).squeeze(1)
         return vectors_BW, self.mean_D[domains_B] + deviation_B * generosity_B
+
+
+def causal_mask(hidden_BLW: Tensor) -> Tensor:
+    """Return which positions must not be read, (L, L) bool: those that come later."""
+    length = hidden_BLW.shape[1]
+    return torch.ones(length, length, dtype=torch.bool, device=hidden_BLW.device).triu(1)
 
 
 def gap_bucket(days: Tensor) -> Tensor:

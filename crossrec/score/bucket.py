@@ -25,9 +25,12 @@ from crossrec.data.replay import (
 )
 from crossrec.model.checkpoint import load_model
 from crossrec.schema import bucket_name, domain_folder
+from crossrec.score.because import add_reasons
 from crossrec.score.catalogue import load_items
+from crossrec.score.lists import to_table
 from crossrec.score.progress import Counters, attempt
-from crossrec.score.scorer import Scorer, to_table
+from crossrec.score.reasons import EXPLAINED, find_reasons
+from crossrec.score.scorer import Scorer
 from crossrec.score.steering import Steered, Steering, read_prices
 from crossrec.score.takeover import Earlier, same_histories, take_over
 from crossrec.storage import Store, encode_parquet
@@ -55,6 +58,7 @@ class ScoreJob:
     in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
     night, the publication whose lists are taken over; later events count as of the day before.
     halved: find the best by products of bfloat16. steered: how lists are steered, by system.
+    explain: reasons at most of each item that the model lists.
     """
 
     store: Store
@@ -72,6 +76,7 @@ class ScoreJob:
     earlier: Earlier | None = None
     halved: bool = False
     steered: Mapping[str, Steering] = field(default_factory=dict)
+    explain: int = 0
 
     def record_path(self, bucket: int) -> str:
         """Return where a bucket's completion record lies."""
@@ -112,9 +117,9 @@ class ScoreBucket:
         self.job = job
         self.counters = Counters()
         self.scorer = job.open_scorer()
-        self.item_ids = {
-            domain: read_item_ids(job.store, job.prepared, domain) for domain in job.domains
-        }
+        # Reasons are of any domain.
+        named = [domain.name for domain in job.prepared.domains] if job.explain else job.domains
+        self.item_ids = {domain: read_item_ids(job.store, job.prepared, domain) for domain in named}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score one bucket; return a table of one row of OUTCOME."""
@@ -179,14 +184,21 @@ class ScoreBucket:
         return users
 
     def _lists(self, known: Histories) -> dict[tuple[str, str], pa.Table]:
-        """Return the lists of users by system and domain, as tables of schema.SCORES."""
+        """Return the lists of users by system and domain, as tables of schema.scores_schema."""
         job = self.job
         wanted = [(system, domain) for system in job.outputs for domain in job.domains]
         lists = self.scorer.score(known, job.day, wanted, job.top_k, job.new_places)
-        return {
+        tables = {
             where: to_table(known.user_ids, found, self.item_ids[where[1]])
             for where, found in lists.items()
         }
+        if job.explain:
+            listed = {domain: lists[EXPLAINED, domain] for domain in job.domains}
+            reasons = find_reasons(self.scorer, known, job.day, listed, job.explain)
+            for domain, rows_BKN in reasons.items():
+                where, of_items = (EXPLAINED, domain), rows_BKN[listed[domain].rows >= 0]
+                tables[where] = add_reasons(tables[where], of_items, self.item_ids)
+        return tables
 
     def _write(self, bucket: int, where: tuple[str, str], table: pa.Table) -> dict[str, Any]:
         """Write the lists of a system and domain; return what the record says of their file."""

@@ -27,9 +27,9 @@ from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, US_PER_DAY
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import ITEMS, NIGHT, build_items
+from crossrec.score.lists import to_table
 from crossrec.score.plan import find_model, write_plan
 from crossrec.score.prices import write_prices
-from crossrec.score.scorer import to_table
 from crossrec.score.steering import Steering
 from crossrec.score.stream import score_buckets
 from crossrec.score.takeover import Earlier
@@ -83,6 +83,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             earlier=earlier,
             halved=config.score.precision == "bf16",
             steered={"model": steering} if steering.is_on else {},
+            explain=config.score.explain,
         )
         if steering.popularity_control:
             write_prices(job)

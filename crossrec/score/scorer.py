@@ -7,10 +7,9 @@ Tensor suffixes: B users, D domains, I items, W width, K list length.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -21,24 +20,17 @@ from crossrec.model.fusion import PARTS
 from crossrec.model.inference import ItemState, UserState, user_overlaps, user_state
 from crossrec.model.overlap import Overlap
 from crossrec.model.recommender import Recommender
-from crossrec.schema import SCORES
 from crossrec.score.catalogue import Items
 from crossrec.score.diverse import TIMES, diversify
 from crossrec.score.limits import Group, Rules, Terms, limited_top_k
+from crossrec.score.lists import Lists, join_lists
+from crossrec.score.shortlist import score_pairs
 from crossrec.score.steering import Steered, Steering
 from crossrec.score.topk import give_places
 
 USERS_A_BATCH = 512
 """Users a forward pass. Batches never span buckets, so that a bucket's scores do not depend on its
 neighbours."""
-
-
-@dataclass(frozen=True)
-class Lists:
-    """Lists of one domain: rows (B, K) int64 within it, -1 past the end; scores (B, K) float32."""
-
-    rows: np.ndarray
-    scores: np.ndarray
 
 
 class Scorer:
@@ -121,7 +113,7 @@ class Scorer:
         found: dict[tuple[str, str], list[tuple[Tensor, Tensor]]] = {key: [] for key in wanted}
         names = list(dict.fromkeys(name for _, name in wanted))
         scored_as = [self.steered.of(system)[0] for system, _ in wanted]
-        with_sequence = any(map(self._has_sequence, scored_as))
+        with_sequence = any(map(self.has_sequence, scored_as))
         for start in range(0, len(histories.lengths), USERS_A_BATCH):
             part = slice_users(histories, start, start + USERS_A_BATCH)
             users = user_state(
@@ -145,9 +137,37 @@ class Scorer:
                         index = self.index[name]
                         best = best[0], self.fusions[scored].published(best[1], index)
                     found[system, name].append((best[0].cpu(), best[1].cpu()))
-        return {key: _join(parts, k) for key, parts in found.items()}
+        return {key: join_lists(parts, k) for key, parts in found.items()}
 
-    def _has_sequence(self, system: str) -> bool:
+    @torch.inference_mode()
+    def score_items(
+        self,
+        histories: Histories,
+        day: int,
+        name: str,
+        rows_BK: Tensor,
+        weighed_by: Histories | None = None,
+    ) -> Tensor:
+        """Return the model's scores (B, K) of some items of a domain, before `Fusion.published`.
+
+        weighed_by: a user whose weights all have; default: each their own.
+        """
+        known = self.events, self.bounds, day, self.has_sequence("model")
+        found = []
+        for start in range(0, len(histories.lengths), USERS_A_BATCH):
+            part = slice_users(histories, start, start + USERS_A_BATCH)
+            users = user_state(self.recommender, self.state, part, *known)
+            if weighed_by is not None:
+                own = user_state(self.recommender, self.state, weighed_by, *known)
+                features_BF = own.features_BF.expand_as(users.features_BF)
+                counts_BD = own.counts_BD.expand_as(users.counts_BD)
+                users = replace(users, features_BF=features_BF, counts_BD=counts_BD)
+            tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
+            terms = self._terms("model", name, users, user_overlaps(users, tables))
+            found.append(score_pairs(*terms, rows_BK[start : start + USERS_A_BATCH]))
+        return torch.cat(found)
+
+    def has_sequence(self, system: str) -> bool:
         """Whether what the sequence says counts; on some data it earns no weight."""
         if system != "model":
             return False
@@ -192,7 +212,7 @@ class Scorer:
     @torch.inference_mode()
     def terms(self, histories: Histories, day: int, name: str) -> Terms:
         """Return what makes the model's scores of some users in a domain, as `score` uses it."""
-        with_sequence = self._has_sequence("model")
+        with_sequence = self.has_sequence("model")
         users = user_state(
             self.recommender, self.state, histories, self.events, self.bounds, day, with_sequence
         )
@@ -227,7 +247,7 @@ class Scorer:
             + weights_BP["text_domain"].unsqueeze(1) * users.domain_profile_BDW[:, index]
         )
         products = [(text_BW, texts_IW), (side.columns_BR, columns_IR)]
-        if self._has_sequence(system):
+        if self.has_sequence(system):
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )
@@ -249,32 +269,3 @@ def slice_users(histories: Histories, start: int, stop: int) -> Histories:
     values = {name: value[events] for name, value in histories.values.items()}
     rows, days = histories.rows[events], histories.days[events]
     return Histories(user_ids, offsets - offsets[0], rows, days, values)
-
-
-def _join(parts: Sequence[tuple[Tensor, Tensor]], k: int) -> Lists:
-    if not parts:
-        return Lists(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
-    rows, scores = (torch.cat([part[n] for part in parts]).numpy() for n in (0, 1))
-    return Lists(rows, scores)
-
-
-def to_table(user_ids: pa.Array, lists: Lists, item_ids: pa.Array) -> pa.Table:
-    """Return lists as a table of schema.SCORES.
-
-    Args:
-        user_ids: (B,) strings.
-        lists: of the domain whose items `item_ids` are, in catalogue order.
-        item_ids: (I,) strings.
-    """
-    is_item = lists.rows >= 0
-    offsets = np.concatenate([[0], np.cumsum(is_item.sum(1))]).astype(np.int32)
-    ids = item_ids.take(pa.array(lists.rows[is_item]))
-    scores = pa.array(lists.scores[is_item], pa.float32())
-    return pa.table(
-        [
-            user_ids,
-            pa.ListArray.from_arrays(pa.array(offsets), ids),
-            pa.ListArray.from_arrays(pa.array(offsets), scores),
-        ],
-        schema=SCORES,
-    )

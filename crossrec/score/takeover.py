@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from crossrec.data.histories import Prepared, read_histories
 from crossrec.data.replay import Histories, flatten
-from crossrec.schema import SCORES, bucket_name
+from crossrec.schema import bucket_name
 from crossrec.storage import Store
 
 Array = np.ndarray
@@ -69,11 +69,11 @@ def take_over(before: pa.Table, new: pa.Table, places: Array) -> pa.Table:
     """Return one list a user: an earlier one where `places` says which, else the next new one.
 
     Args:
-        before: lists of an earlier night, schema.SCORES.
-        new: those of the users whose place is -1, in their order.
+        before: lists of an earlier night, schema.scores_schema.
+        new: the same of the users whose place is -1, in their order.
         places: (U,) rows of `before`, or -1.
     """
     rows = places.copy()
     rows[places < 0] = len(before) + np.arange(len(new))
-    table = pa.concat_tables([before.cast(SCORES), new.cast(SCORES)]).combine_chunks()
+    table = pa.concat_tables([before.cast(new.schema), new]).combine_chunks()
     return table.take(pa.array(rows)).combine_chunks()

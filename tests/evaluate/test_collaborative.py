@@ -8,7 +8,7 @@ import pytest
 from crossrec.data.histories import DomainRange
 from crossrec.evaluate import collaborative
 from crossrec.evaluate.collaborative import Fit, Learned, fit_als, fit_item_knn, learn, serve
-from crossrec.score.scorer import Lists
+from crossrec.score.lists import Lists
 from tests.small import histories, random_users
 
 A, B, C, D = range(4)

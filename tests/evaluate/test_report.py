@@ -251,3 +251,30 @@ def test_report_says_that_no_curve_was_kept(metrics: dict[str, Any]) -> None:
 
 def test_report_says_the_same_twice(metrics: dict[str, Any], sample: list[dict[str, Any]]) -> None:
     assert render_report(metrics, sample) == render_report(metrics, sample)
+
+
+def test_reasons_stand_beside_the_items_that_they_explain() -> None:
+    sample = small_sample()
+    reasons = [{"domain": "video", "item_id": "v1", "title": "<New film>"}]
+    sample[0]["lists"]["shop"][0]["because"] = reasons
+    sample[0]["lists"]["shop"][1]["because"] = []
+    page = render_report(small_metrics(), sample)
+    assert page.count("because of") == 1
+    assert "because of &lt;New film&gt; (video)" in page
+
+
+def test_faithfulness_of_reasons_is_shown_where_it_was_measured() -> None:
+    shares = {"reasons": 0.9123, "random": 0.25}
+    found: dict[str, float | None] = {
+        "reasons": 3,
+        "users": 40,
+        "items": 1200,
+        "first_reason": 0.875,
+    }
+    found |= {"rank_correlation": 0.9912, "rank_correlation_of_all": None}
+    metrics = small_metrics() | {
+        "explanations": found | {"sufficiency": shares, "necessity": shares}
+    }
+    page = render_report(metrics, [])
+    assert all(said in page for said in ("Why items are shown", ".9912", ".8750", ".9123", "1,200"))
+    assert "Why items are shown" not in render_report(small_metrics(), [])

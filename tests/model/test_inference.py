@@ -94,13 +94,13 @@ def test_user_queries_ask_every_domain_in_one_pass(
     recommender: Recommender, items: ItemState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[Tensor] = []
-    read = recommender.read
+    embed = recommender.embed
 
     def counted(vectors: Tensor, batch: HistoryBatch) -> Tensor:
         passes.append(vectors)
-        return read(vectors, batch)
+        return embed(vectors, batch)
 
-    monkeypatch.setattr(recommender, "read", counted)
+    monkeypatch.setattr(recommender, "embed", counted)
     queries = user_queries(recommender, items, USERS, BOUNDS, DAY).queries_BDW
     assert (len(passes), queries.shape) == (1, (4, 2, 16))
     assert (queries[:, 0] - queries[:, 1]).abs().amax(-1).min() > 1e-3

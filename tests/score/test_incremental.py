@@ -20,8 +20,9 @@ from crossrec.readers import read_scores
 from crossrec.retention import remove_old_runs
 from crossrec.schema import ITEM_ID, US_PER_DAY
 from crossrec.score.catalogue import load_items
+from crossrec.score.lists import to_table
 from crossrec.score.pipeline import new_places, score
-from crossrec.score.scorer import Scorer, to_table
+from crossrec.score.scorer import Scorer
 from crossrec.storage import Store
 from tests.nights import DOMAINS, Night, change
 

@@ -20,7 +20,8 @@ from crossrec.schema import SCORES
 from crossrec.score import scorer as scorer_module
 from crossrec.score import shortlist, topk
 from crossrec.score.catalogue import Items
-from crossrec.score.scorer import Lists, Scorer, slice_users, to_table
+from crossrec.score.lists import Lists, to_table
+from crossrec.score.scorer import Scorer, slice_users
 from crossrec.storage import encode_parquet
 from tests.small import activity_of, histories
 
@@ -141,7 +142,7 @@ def test_a_sequence_that_earned_no_weight_is_not_computed(monkeypatch: pytest.Mo
     scorer = make_scorer(SHOP, VIDEO)
     with torch.no_grad():
         scorer.fusions["model"].sequence.zero_()
-    monkeypatch.setattr(Scorer, "_has_sequence", lambda self, system: system == "model")
+    monkeypatch.setattr(Scorer, "has_sequence", lambda self, system: system == "model")
     computed = score_all(scorer)
     monkeypatch.undo()
     monkeypatch.setattr(scorer.recommender, "encode", None)

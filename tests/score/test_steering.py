@@ -10,7 +10,8 @@ from crossrec.data.candidates import Candidates
 from crossrec.data.histories import DomainRange
 from crossrec.score import scorer as scorer_module
 from crossrec.score.diverse import diversify
-from crossrec.score.scorer import Lists, Scorer
+from crossrec.score.lists import Lists
+from crossrec.score.scorer import Scorer
 from crossrec.score.steering import Steered, Steering
 from tests.score.test_scorer import (
     BRANDS,
