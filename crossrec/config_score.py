@@ -99,4 +99,5 @@ class ScoreConfig(Section):
     candidates: CandidateRules = Field(default_factory=CandidateRules)
     """Which items lists may hold."""
     num_actors: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Scoring actors; default: one a GPU, else one for every two CPUs of the cluster."""
+    """Scoring actors; default: one a GPU, else one of a single thread for every CPU but two. Fewer
+    have more threads each, and need less memory."""

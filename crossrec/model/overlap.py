@@ -65,7 +65,7 @@ class NeighbourTable:
 
 
 class Overlap(NamedTuple):
-    """Pairs of user and item that overlap, by item, then user; all others overlap by 0.
+    """Pairs of user and item that overlap, by user; all others overlap by 0.
 
     users_N, items_N: int64. values_N: float32, log(1 + overlap / OVERLAP_FLOOR).
     """
@@ -90,7 +90,7 @@ def find_overlap(neighbours: NeighbourTable, past: PastEvents, users: int) -> Ov
     if past.rows_E.device.type == "cpu":
         users_N, items_N, summed_N = _multiply(neighbours.matrix, past, users)
     else:
-        users_N, items_N, summed_N = _sort_and_add(neighbours, past, users)
+        users_N, items_N, summed_N = _sort_and_add(neighbours, past)
     return Overlap(users_N, items_N, torch.log1p(summed_N / OVERLAP_FLOOR))
 
 
@@ -102,26 +102,25 @@ def _multiply(
     offsets = np.searchsorted(past.owners_E.numpy(), np.arange(users + 1)).astype(kind)
     events = (past.weights_E.numpy(), past.rows_E.numpy().astype(kind), offsets)
     had = sparse.csr_array(events, shape=(users, matrix.shape[0]))
-    # By item, and within it by user.
-    found = (had @ matrix).tocsc()
-    items = np.repeat(np.arange(found.shape[1]), np.diff(found.indptr))
-    users_N = torch.from_numpy(found.indices.astype(np.int64))
-    return users_N, torch.from_numpy(items), torch.from_numpy(found.data)
+    found = had @ matrix
+    owners = np.repeat(np.arange(users), np.diff(found.indptr))
+    items_N = torch.from_numpy(found.indices.astype(np.int64))
+    return torch.from_numpy(owners), items_N, torch.from_numpy(found.data)
 
 
-def _sort_and_add(
-    neighbours: NeighbourTable, past: PastEvents, users: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _sort_and_add(neighbours: NeighbourTable, past: PastEvents) -> tuple[Tensor, Tensor, Tensor]:
     """Add up on a GPU, segment by segment of sorted keys, so that every run has the same sums."""
     event_N, index_N = _neighbours_of(neighbours, past.rows_E)
     values_N = neighbours.weights_N[index_N] * past.weights_E[event_N]
-    keys_N = neighbours.columns_N[index_N].long() * users + past.owners_E[event_N]
+    columns_N = neighbours.columns_N[index_N].long()
+    items = int(columns_N.max()) + 1 if len(columns_N) else 1
+    keys_N = past.owners_E[event_N] * items + columns_N
     keys_N, order_N = keys_N.sort(stable=True)
     keys_N, repeats_N = torch.unique_consecutive(keys_N, return_counts=True)
     if not len(keys_N):
         return keys_N, keys_N, values_N
     summed_N = torch.segment_reduce(values_N[order_N], "sum", lengths=repeats_N)
-    return keys_N % users, keys_N.div(users, rounding_mode="floor"), summed_N
+    return keys_N.div(items, rounding_mode="floor"), keys_N % items, summed_N
 
 
 def _neighbours_of(neighbours: NeighbourTable, rows_E: Tensor) -> tuple[Tensor, Tensor]:

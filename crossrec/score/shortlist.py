@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crossrec.score.topk import ITEMS_A_BLOCK, LeftOut, SparseScores, top_k
+from crossrec.score.topk import LeftOut, SparseScores, top_k
 
 MORE_AT_LEAST = 32
 """Places of a shortlist beyond the list."""
@@ -26,7 +26,7 @@ def shortlist_top_k(
     overlaps: Sequence[SparseScores],
     seen_S2: Tensor,
     k: int,
-    items_a_block: int = ITEMS_A_BLOCK,
+    items_a_block: int | None = None,
     left_out: Sequence[LeftOut] = (),
 ) -> tuple[Tensor, Tensor]:
     """Do what `topk.top_k` does, by products of bfloat16; the scores that it returns are float32.

@@ -30,6 +30,12 @@ from crossrec.storage import Store
 CPUS_AN_ACTOR = 8
 """At most, and no more than a node has."""
 
+CPUS_LEFT = 2
+"""Reading ahead needs one, and Ray Data stalls where actors take all."""
+
+USERS_AN_ACTOR = 5_000
+"""At least, without GPUs: fewer are scored before one more actor has started."""
+
 READS_AN_ACTOR = 2
 """Buckets read at once for each actor."""
 
@@ -127,15 +133,17 @@ def _stream(
     Args:
         job: what is done with a bucket.
         missing: the buckets.
-        num_actors: at most; None: as many as the cluster has room for.
+        num_actors: at most; None: one a GPU or, as much of the work is done by one thread, a CPU.
         names: gets those of the actors, when they are started.
         one_by_one: no bucket waits in an actor, where another may take it along.
     """
     resources = ray.cluster_resources()
     cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
-    actors = min(num_actors or gpus or max(1, cpus // 4), len(missing))
-    # Two CPUs stay free: reading ahead needs one, and Ray Data stalls where actors take all.
-    threads = max(1, min((cpus - 2) // actors, CPUS_AN_ACTOR, largest_node_cpus()))
+    room = max(1, cpus - CPUS_LEFT)
+    # By the cluster alone, not by what is missing: a rerun has the same threads, so the same sums.
+    threads = max(1, min(room // (num_actors or gpus or room), CPUS_AN_ACTOR, largest_node_cpus()))
+    actors = num_actors or gpus or _actors_for(job, len(missing), room)
+    actors = min(actors, len(missing))
 
     def name_actor() -> dict[str, str]:
         names.append(f"crossrec-score-{uuid.uuid4().hex}")
@@ -170,6 +178,11 @@ def _stream(
     # Of a bucket that kills its actor Ray Data makes an error of the whole stream.
     done.context.max_errored_blocks = len(missing)
     return done
+
+
+def _actors_for(job: ScoreJob, missing: int, room: int) -> int:
+    users = job.prepared.users * missing // job.prepared.buckets
+    return max(1, min(users // USERS_AN_ACTOR, room))
 
 
 class ReadBucket:

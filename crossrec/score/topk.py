@@ -7,7 +7,7 @@ pairs, N pairs that overlap or columns that are looked at, M groups of columns.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,12 @@ SparseScores = tuple[Tensor, Tensor, Tensor]
 LeftOut = Callable[[int, int], Tensor]
 """(start, stop) of a block: which of its items are no candidates, bool, (B, C) or (1, C)."""
 
-ITEMS_A_BLOCK = 8_192
-"""Items a block: with 512 users, 16 MB of scores. On 2 cores twice and four times as many were
-slower."""
+SCORES_A_BLOCK = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""Scores held at once, by device; twice as many where a domain is one block by that, and nothing
+has to be sorted into blocks or merged. On CPUs other sizes were slower."""
+
+FEWEST_ITEMS = 8_192
+"""In a block, however many users there are."""
 
 HALVED_WIDTH = 32
 """Narrower products cost little, and what they add (popularity, age) may be large."""
@@ -36,7 +39,7 @@ def top_k(
     overlaps: Sequence[SparseScores],
     seen_S2: Tensor,
     k: int,
-    items_a_block: int = ITEMS_A_BLOCK,
+    items_a_block: int | None = None,
     left_out: Sequence[LeftOut] = (),
     halved: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -45,12 +48,13 @@ def top_k(
     Args:
         products: (users' columns (B, W), items' columns (I, W)) float32 each, at least one; W may
             differ from pair to pair.
-        overlaps: (users, items, values) (N,) each: what is added to single pairs, sorted by item,
-            no pair twice.
+        overlaps: (users, items, values) (N,) each: what is added to single pairs, no pair twice;
+            fastest where they are sorted by user.
         seen_S2: int64 (user, item) pairs that are left out, in any order.
         k: items a user, at least 1.
-        items_a_block: items whose scores are held at once; the result does not depend on it but
-            where two scores differ by less than the rounding of a product.
+        items_a_block: items whose scores are held at once, default: so many as SCORES_A_BLOCK has
+            room for; the result does not depend on it but where two scores differ by less than the
+            rounding of a product.
         left_out: what else no list may hold.
         halved: multiply in bfloat16 where products are wide; scores are no longer exact.
 
@@ -64,15 +68,20 @@ def top_k(
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     users, size = len(products[0][0]), len(products[0][1])
+    if items_a_block is None:
+        held = SCORES_A_BLOCK[products[0][0].device.type] // max(users, 1)
+        items_a_block = max(size if size <= 2 * held else held, FEWEST_ITEMS)
     best_scores_BK = products[0][0].new_full((users, 0), -torch.inf)
     best_rows_BK = torch.zeros_like(best_scores_BK, dtype=torch.int64)
     # One memory for all blocks: fresh pages cost more than the product that fills them.
     buffer = products[0][0].new_empty(users * min(items_a_block, size))
     users_S, rows_S = seen_S2[:, 0], seen_S2[:, 1]
+    sparse = [_by_block(overlap, size, items_a_block) for overlap in overlaps]
     for start in range(0, size, items_a_block):
         stop = min(start + items_a_block, size)
         scores_BC = buffer[: users * (stop - start)].view(users, stop - start)
-        _score_block(products, overlaps, (start, stop), scores_BC, halved)
+        added = [next(blocks) for blocks in sparse]
+        _score_block(products, added, (start, stop), scores_BC, halved)
         inside_S = (rows_S >= start) & (rows_S < stop)
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
         for of_block in left_out:
@@ -96,7 +105,7 @@ def _score_block(
     scores_BC: Tensor,
     halved: bool,
 ) -> None:
-    """Write the scores of items start..stop-1."""
+    """Write the scores of items start..stop-1; `overlaps` are of these alone."""
     start, stop = bounds
     for number, (queries_BW, items_IW) in enumerate(products):
         items_WC = items_IW[start:stop].T
@@ -108,12 +117,23 @@ def _score_block(
         else:
             scores_BC.addmm_(queries_BW, items_WC)
     for users_N, items_N, values_N in overlaps:
-        # Sorted by item: a block's pairs lie together, and no pair stands twice.
-        ends = torch.tensor([start, stop], device=items_N.device)
-        first, last = torch.searchsorted(items_N, ends).tolist()
-        places_N = users_N[first:last] * (stop - start) + items_N[first:last] - start
-        # Twice as fast as `put_`.
-        scores_BC.view(-1).scatter_add_(0, places_N, values_N[first:last])
+        places_N = users_N * (stop - start) + items_N - start
+        # No pair stands twice, so that the order of sums is no matter; twice as fast as `put_`.
+        scores_BC.view(-1).scatter_add_(0, places_N, values_N)
+
+
+def _by_block(overlap: SparseScores, size: int, items_a_block: int) -> Iterator[SparseScores]:
+    """Yield what falls into each block of items; within a block the order stays."""
+    if size <= items_a_block:
+        yield overlap
+        return
+    blocks = -(-size // items_a_block)
+    blocks_N = overlap[1] // items_a_block
+    # Short keys sort three times as fast.
+    keys_N = blocks_N.short() if blocks <= torch.iinfo(torch.int16).max else blocks_N
+    order_N = keys_N.argsort(stable=True)
+    counts = torch.bincount(blocks_N, minlength=blocks).tolist()
+    yield from zip(*(part[order_N].split(counts) for part in overlap), strict=True)
 
 
 def _best_of_block(scores_BC: Tensor, k: int) -> tuple[Tensor, Tensor]:
