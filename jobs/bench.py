@@ -25,8 +25,9 @@ def main() -> None:
     """Parse the arguments, run one benchmark, print its JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    prepare = benchmarks.add_parser("prepare", help="stage 1: from events to histories")
+    prepare = benchmarks.add_parser("prepare", help="stage 1: seconds, beside Polars")
     prepare.add_argument("--events", type=int, default=5_000_000, help="rows (5000000)")
+    prepare.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
     train = benchmarks.add_parser("train", help="stage 2: histories/s, beside RecTools' SASRec")
     train.add_argument("--events", type=int, default=300_000, help="rows (300000)")
     for name, value in TRAIN_SETTINGS.items():
@@ -55,7 +56,7 @@ def main() -> None:
         if options.benchmark == "prepare":
             from crossrec.bench.prepare import bench_prepare
 
-            found = bench_prepare(folder, options.events)
+            found = bench_prepare(folder, options.events, options.rounds)
         elif options.benchmark == "score":
             from crossrec.bench.score import bench_score
 
