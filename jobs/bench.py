@@ -3,6 +3,7 @@
     python jobs/bench.py prepare --events 5000000
     python jobs/bench.py train --events 300000 --items 10000 --negatives 64
     python jobs/bench.py score --events 2000000 --items 75000 --changed 0.01 --peer_events 300000
+    python jobs/bench.py scale --events 2577320 --larger 25773200 --changed 0.01
     python jobs/bench.py topk --items 100000 --queries 10000
 
 Peers (crossrec/bench/peers) run in an environment of their own, `.peers`, made where it is missing;
@@ -15,10 +16,11 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from crossrec.bench.data import SCORE_SETTINGS, TOPK_SETTINGS, TRAIN_SETTINGS
+from crossrec.bench.data import SCALE_SETTINGS, SCORE_SETTINGS, TOPK_SETTINGS, TRAIN_SETTINGS
 
 
 def main() -> None:
@@ -39,39 +41,50 @@ def main() -> None:
     score.add_argument("--changed", type=float, default=0, help="share of users with new events")
     score.add_argument("--peer_events", type=int, default=0, help="rows for RecTools (0: without)")
     score.add_argument("--explain", type=int, default=0, help="reasons an item (0: without)")
+    scale = benchmarks.add_parser("scale", help="stage 4: two sizes, a kill, a night of changes")
+    for name, value in SCALE_SETTINGS.items():
+        scale.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    scale.add_argument("--changed", type=float, default=0.01, help="share of users (0.01)")
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
     for name, value in TOPK_SETTINGS.items():
         topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
-    for benchmark in (prepare, train, score):
+    for benchmark in (prepare, train, score, scale):
         benchmark.add_argument("--folder", help="for data and results; default: a temporary one")
     options = parser.parse_args()
+    folder = Path(getattr(options, "folder", None) or tempfile.mkdtemp(prefix="crossrec-bench-"))
+    try:
+        print(json.dumps(run(options, folder)), flush=True)
+    finally:
+        if not getattr(options, "folder", None):
+            shutil.rmtree(folder)
+
+
+def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run one benchmark; imports are here, because `--help` need not wait for Ray and torch."""
+
+    def chosen(settings: dict[str, int]) -> dict[str, int]:
+        return {name: getattr(options, name) for name in settings}
+
     if options.benchmark == "topk":
         from crossrec.bench.topk import bench_topk
 
-        print(json.dumps(bench_topk(**{name: getattr(options, name) for name in TOPK_SETTINGS})))
-        return
-    folder = Path(options.folder or tempfile.mkdtemp(prefix="crossrec-bench-"))
-    try:
-        # Here: `--help` need not wait for Ray and torch.
-        if options.benchmark == "prepare":
-            from crossrec.bench.prepare import bench_prepare
+        return bench_topk(**chosen(TOPK_SETTINGS))
+    if options.benchmark == "prepare":
+        from crossrec.bench.prepare import bench_prepare
 
-            found = bench_prepare(folder, options.events, options.rounds)
-        elif options.benchmark == "score":
-            from crossrec.bench.score import bench_score
+        return bench_prepare(folder, options.events, options.rounds)
+    if options.benchmark == "score":
+        from crossrec.bench.score import bench_score
 
-            settings = {name: getattr(options, name) for name in SCORE_SETTINGS}
-            more = options.changed, options.peer_events, options.explain
-            found = bench_score(folder, settings, *more)
-        else:
-            from crossrec.bench.train import bench_train
+        more = options.changed, options.peer_events, options.explain
+        return bench_score(folder, chosen(SCORE_SETTINGS), *more)
+    if options.benchmark == "scale":
+        from crossrec.bench.scale import bench_scale
 
-            settings = {name: getattr(options, name) for name in TRAIN_SETTINGS}
-            found = bench_train(folder, options.events, options.rounds, settings)
-        print(json.dumps(found), flush=True)
-    finally:
-        if not options.folder:
-            shutil.rmtree(folder)
+        return bench_scale(folder, chosen(SCALE_SETTINGS), options.changed)
+    from crossrec.bench.train import bench_train
+
+    return bench_train(folder, options.events, options.rounds, chosen(TRAIN_SETTINGS))
 
 
 if __name__ == "__main__":

@@ -64,21 +64,12 @@ def bench_score(
     """
     events, items, top_k = settings["events"], settings["items"], settings["top_k"]
     data = ensure_data(folder, events, items)
-    config = Config.model_validate(
-        {
-            "run_id": RUN,
-            "data": {"events": str(data / "events"), "items": str(data / "items")},
-            "storage": {"root": str(folder / "store")},
-            "model": {"backbone": make_backbone(folder / "backbone")},
-            "train": {"epochs": 1, "max_steps": 20},
-            "score": {"top_k": top_k},
-        }
-    )
+    config = config_of(folder, data, top_k)
     shutil.rmtree(folder / "store", ignore_errors=True)
-    model = run_apart(_train, config)
+    model = run_apart(train, config)
     found: dict[str, list[dict[str, float]]] = {"stage": [], "loop": []}
     for number in range(settings["rounds"]):
-        found["stage"].append(run_apart(_score_on_ray, config, model, f"round-{number}"))
+        found["stage"].append(run_apart(score_on_ray, config, model, f"round-{number}"))
         found["loop"].append(run_apart(_score_in_a_loop, config, model, f"round-{number}"))
     speeds = {
         name: statistics.median(turn["users"] / turn["seconds"] for turn in turns)
@@ -88,7 +79,7 @@ def bench_score(
     more: dict[str, Any] = {}
     if changed:
         newer = ensure_more_events(data, events, changed)
-        more["incremental"] = run_apart(_score_the_changed, config, model, str(newer))
+        more["incremental"] = run_apart(score_the_changed, config, model, str(newer))
     if explain:
         more["explained_times"] = run_apart(_explain_in_a_loop, config, model, explain)
     if peer_events:
@@ -110,6 +101,20 @@ def bench_score(
     }
 
 
+def config_of(folder: Path, data: Path, top_k: int) -> Config:
+    """Return what a run on made-up data is configured by, with a backbone of random weights."""
+    return Config.model_validate(
+        {
+            "run_id": RUN,
+            "data": {"events": str(data / "events"), "items": str(data / "items")},
+            "storage": {"root": str(folder / "store")},
+            "model": {"backbone": make_backbone(folder / "backbone")},
+            "train": {"epochs": 1, "max_steps": 20},
+            "score": {"top_k": top_k},
+        }
+    )
+
+
 def _recommend(folder: Path, events: int, items: int, top_k: int) -> float:
     """Return the users/s of RecTools' SASRec, of the same width and depth, on one domain."""
     data = ensure_data(folder, events, items, DOMAINS[:1])
@@ -118,7 +123,7 @@ def _recommend(folder: Path, events: int, items: int, top_k: int) -> float:
     return float(found["users"] / found["recommend_seconds"])
 
 
-def _score_the_changed(config: Config, model: str, events: str) -> dict[str, float]:
+def score_the_changed(config: Config, model: str, events: str) -> dict[str, float]:
     """Publish the first round's lists, then score who has new events."""
     from crossrec.publish import publish
     from crossrec.score.pipeline import score
@@ -150,7 +155,8 @@ def _start() -> None:
     )
 
 
-def _train(config: Config) -> str:
+def train(config: Config) -> str:
+    """Prepare, train for a few steps, and return the model's id."""
     _start()
     store = Store(config.storage.root)
     prepare(config, store)
@@ -169,7 +175,8 @@ def _use_the_sequence(store: Store, model: str) -> None:
     write_checksums(store, model)
 
 
-def _score_on_ray(config: Config, model: str, run_id: str) -> dict[str, float]:
+def score_on_ray(config: Config, model: str, run_id: str) -> dict[str, float]:
+    """Run the stage with a model; return users, pairs, seconds and peak bytes."""
     from crossrec.score.pipeline import score
 
     _start()

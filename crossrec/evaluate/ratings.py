@@ -10,13 +10,12 @@ An event counts if it carries a rating and its user was known before; what was k
 it, whichever day of the hold-out it came on. Users choose what they rate: the figures say nothing
 of items that nobody would have taken.
 
-domain_mean: the mean of the domain's known ratings. biases: with what item and user add to it, each
-the mean of what the other leaves over, drawn towards 0 as far as its ratings are few and noisy.
+domain_mean: the mean of the domain's known ratings. biases: with what item and user add to it
+(model/biases.py), which is where the model starts.
 
 Array suffixes: U users, I items, D domains, N ratings, P predictors.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,10 @@ from crossrec.data.replay import (
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.baselines import task_threads
 from crossrec.evaluate.holdout import Holdout
+from crossrec.model.biases import fit_biases, ratings_of, user_levels
 from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import domain_of_rows, user_queries
 from crossrec.model.rating import predict_ratings
-from crossrec.schema import RATING
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import load_items
 from crossrec.score.scorer import USERS_A_BATCH, slice_users
@@ -47,24 +46,6 @@ Array = np.ndarray
 Bounds = list[tuple[int, int]]
 
 PREDICTORS = ("model", "biases", "domain_mean")
-
-ROUNDS = 3
-"""Items and users in turn; after these nothing moves that a figure shows."""
-
-SMALLEST = 1e-9
-"""In place of no shrinkage, so that who has no rating has a level of 0."""
-
-
-@dataclass(frozen=True)
-class Biases:
-    """Means by domain (D,), what items add to them (I,), and what draws a user's own to 0.
-
-    That is counted in ratings: with as many of their own, half of what users add is left.
-    """
-
-    means_D: Array
-    items_I: Array
-    shrinkage: float
 
 
 def judge_ratings(job: ScoreJob, holdout: Holdout) -> dict[str, Any]:
@@ -129,7 +110,7 @@ def _add_errors(job: ScoreJob, holdout: Holdout) -> Array:
             inside = (users >= start) & (users < start + USERS_A_BATCH)
             asked = slice_users(known, start, start + USERS_A_BATCH)
             found = user_queries(recommender, items, asked, bounds, holdout.start)
-            questions = found.queries_BDW, found.offsets_BD, items.vectors_IW
+            questions = found.queries_BDW, found.offsets_BD, items
             whom, which = users[inside], rows[inside]
             means_N = biases.means_D[domain_of_rows(which, bounds)]
             predicted = (
@@ -159,7 +140,7 @@ def read_rated(
         known = flatten(read_histories(job.store, holdout.known, bucket))
         users = np.flatnonzero(known.lengths)
         newest = histories.offsets[1:][users] - 1
-        rows, ratings = histories.rows[newest], _ratings(histories)[newest]
+        rows, ratings = histories.rows[newest], ratings_of(histories)[newest]
         users, rows, ratings = (part[~np.isnan(ratings)] for part in (users, rows, ratings))
     is_rater = np.zeros(len(known.lengths), bool)
     is_rater[users] = True
@@ -183,81 +164,3 @@ def measure_errors(predicted_PN: Array, given_N: Array, rows_N: Array, bounds: B
         for error in errors_PN
     ]
     return np.array(sums).transpose(2, 0, 1)
-
-
-def fit_biases(histories: Histories, bounds: Bounds, items: int) -> Biases:
-    """Learn means, items' levels and the users' shrinkage from known ratings.
-
-    Source: Koren, Factor in the neighbors, 2010, baseline estimates, items and users in turn; how
-    far each is drawn towards 0 comes from the data (`shrinkage_of`) in place of constants.
-    """
-    is_given, owners, rows = _given(histories)
-    ratings = _ratings(histories)[is_given].astype(np.float64)
-    domains = domain_of_rows(rows, bounds)
-    counts_D = np.bincount(domains, minlength=len(bounds))
-    overall = ratings.mean() if len(ratings) else 0.0
-    sums_D = np.bincount(domains, ratings, len(bounds))
-    means_D = np.where(counts_D > 0, sums_D / np.maximum(counts_D, 1), overall)
-    rest, size = ratings - means_D[domains], len(histories.lengths)
-    users_U, shrinkage = np.zeros(size), np.inf
-    for _ in range(ROUNDS):
-        left = rest - users_U[owners]
-        items_I = shrunken(rows, left, items, shrinkage_of(rows, left, items))
-        left = rest - items_I[rows]
-        shrinkage = shrinkage_of(owners, left, size)
-        users_U = shrunken(owners, left, size, shrinkage)
-    return Biases(means_D, items_I, shrinkage)
-
-
-def user_levels(biases: Biases, histories: Histories, bounds: Bounds) -> Array:
-    """Return what users add to the ratings of items, (U,), from those that they gave before."""
-    is_given, owners, rows = _given(histories)
-    means = biases.means_D[domain_of_rows(rows, bounds)]
-    left = _ratings(histories)[is_given] - means - biases.items_I[rows]
-    return shrunken(owners, left, len(histories.lengths), biases.shrinkage)
-
-
-def shrunken(owners_N: Array, values_N: Array, size: int, shrinkage: float) -> Array:
-    """Return each owner's sum of values over their number and the shrinkage, (size,).
-
-    >>> shrunken(np.array([0, 0, 2]), np.array([1.0, 2.0, -2.0]), 3, shrinkage=1.0).tolist()
-    [1.0, 0.0, -1.0]
-    """
-    found: Array = np.bincount(owners_N, values_N, size) / (
-        np.bincount(owners_N, minlength=size) + shrinkage
-    )
-    return found
-
-
-def shrinkage_of(owners_N: Array, values_N: Array, size: int) -> float:
-    """Return the variance of an owner's values over the variance of owners, by method of moments.
-
-    Infinite where owners do not differ, or nobody has two values.
-    Source: Searle, Casella and McCulloch, Variance components, 1992, chapter 3 (ANOVA estimators
-    of unbalanced one-way data).
-
-    Owners 1, 3 and 5, 7: within (1 + 1 + 1 + 1) / 2 = 2, between (16 - 2) / 2 = 7.
-
-    >>> shrinkage_of(np.array([0, 0, 1, 1]), np.array([1.0, 3.0, 5.0, 7.0]), 2) == 2 / 7
-    True
-    """
-    counts = np.bincount(owners_N, minlength=size)
-    total, owners = len(owners_N), int((counts > 0).sum())
-    if owners < 2 or total == owners:
-        return float("inf")
-    means = np.bincount(owners_N, values_N, size) / np.maximum(counts, 1)
-    within = float(np.square(values_N - means[owners_N]).sum()) / (total - owners)
-    spread = float(counts @ np.square(means - values_N.mean())) / (owners - 1)
-    typical = (total - float(counts @ counts) / total) / (owners - 1)
-    between = (spread - within) / typical
-    return max(within / between, SMALLEST) if between > 0 else float("inf")
-
-
-def _ratings(histories: Histories) -> Array:
-    return histories.values.get(RATING, np.full(len(histories.rows), np.nan, np.float32))
-
-
-def _given(histories: Histories) -> tuple[Array, Array, Array]:
-    """Return which events carry a rating, (E,) bool, and the users and rows of those."""
-    is_given = ~np.isnan(_ratings(histories))
-    return is_given, histories.owners[is_given], histories.rows[is_given]

@@ -18,9 +18,10 @@ SHAPING = ("width", "layers", "heads", "max_history", "leave_out")
 """Settings of the model that its weights depend on; the others may differ."""
 
 BY_ITEM = frozenset({"id_embedding.weight"})
-BY_DOMAIN = frozenset(
-    {"event_domain.weight", "query_domain.weight", "rating.mean_D", "rating.deviation_D"}
-)
+BY_DOMAIN = frozenset({"event_domain.weight", "query_domain.weight", "rating.deviation_D"})
+
+TONIGHTS = frozenset({"rating.mean_D", "rating.level_I", "rating.shrinkage"})
+"""Computed from all ratings that are known, not learned: those of the fresh recommender stay."""
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def carry_over(
         elif name in BY_DOMAIN:
             for row, place in known:
                 weights[row] = old[name][place]
-        else:
+        elif name not in TONIGHTS:
             weights.copy_(old[name])
     # The row of "no event" comes after those of all domains.
     new["event_domain.weight"][-1] = old["event_domain.weight"][-1]

@@ -40,7 +40,7 @@ from crossrec.model.weights import BackboneFolder, locate_weights
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.storage import Store
 
-FORMAT = 4
+FORMAT = 5
 """Of a model folder; another set of tensors, or another meaning of one, is a new number."""
 
 BOTTLENECKS = "bottlenecks.safetensors"

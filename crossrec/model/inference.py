@@ -37,10 +37,29 @@ ITEMS_A_BLOCK = 65_536
 
 @dataclass(frozen=True)
 class ItemState:
-    """Both vectors of every catalogue item: untrained text and learned, (I, W) float32 each."""
+    """Both vectors of every catalogue item: untrained text and learned, (I, W) float32 each.
+
+    levels_I: what each adds to a rating, in a model of ratings.
+    """
 
     texts_IW: Tensor
     vectors_IW: Tensor
+    levels_I: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["ItemState"]) -> "ItemState":
+        """Return the items of one part after those of another."""
+        levels = [part.levels_I for part in parts if part.levels_I is not None]
+        return cls(
+            torch.cat([part.texts_IW for part in parts]),
+            torch.cat([part.vectors_IW for part in parts]),
+            torch.cat(levels) if levels else None,
+        )
+
+    def to(self, device: torch.device) -> "ItemState":
+        """Return the state on another device."""
+        levels_I = None if self.levels_I is None else self.levels_I.to(device)
+        return ItemState(self.texts_IW.to(device), self.vectors_IW.to(device), levels_I)
 
 
 def domain_of_rows(rows: np.ndarray, bounds: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -80,7 +99,9 @@ def item_state(
         vectors.append(
             recommender.item_vectors(text_IT[rows], ids_I[rows], torch.log1p(counts_I[rows]))
         )
-    return ItemState(torch.cat(texts), torch.cat(vectors))
+    head = recommender.rating
+    levels_I = None if head is None else head.item_levels(ids_I)
+    return ItemState(torch.cat(texts), torch.cat(vectors), levels_I)
 
 
 @dataclass(frozen=True)
@@ -134,7 +155,19 @@ def user_queries(
         for domain in range(len(bounds))
     ]
     queries_BDW, offsets_BD = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
+    levels_BL = user_levels(recommender, items, batch)
+    if levels_BL is not None:
+        offsets_BD = offsets_BD + levels_BL[users_B, lengths_B].unsqueeze(1)
     return UserQueries(profile_BW, queries_BDW, offsets_BD)
+
+
+def user_levels(recommender: Recommender, items: ItemState, batch: HistoryBatch) -> Tensor | None:
+    """Return what users add to ratings after each event, (B, L); None where nothing is rated."""
+    head, ratings_BL, levels_I = recommender.rating, batch.ratings_BL, items.levels_I
+    if head is None or ratings_BL is None or levels_I is None:
+        return None
+    levels_BL = levels_I[batch.rows_BL.clamp(min=0)]
+    return head.user_levels(ratings_BL, batch.domains_BL, levels_BL)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """How a rating is predicted, and the loss that teaches it.
 
-    r(user, item) = mean_d + deviation_d (g(h) + b . v + s q . v)
+    r(user, item) = mean_d + level_u + level_i + deviation_d (g(h) + b . v + s q . v)
 
-The biases and the match of biased matrix factorisation (Koren, Bell and Volinsky 2009, eq. 4), with
-query q and item vector v as for all objectives and h, what the history says; it is read with the
-ratings that the user gave. Generosity g is the user's bias, b . v the item's, which text alone
-gives for an item that nobody has rated.
+The biases and the match of biased matrix factorisation (Koren, Bell and Volinsky 2009, eq. 4). Both
+levels are computed from the ratings that are known (`model.biases`): the item's when training
+begins, the user's from the history. What they leave over is learned, with query q and item vector v
+as for all objectives and h, what the history says; it is read with the ratings that the user gave.
+Generosity g adds to the user's level and b . v to the item's: text alone gives it for an item that
+nobody has rated.
 
     loss = RatingLoss(recommender, text_of, items, Objective("mse"))
 
@@ -18,37 +20,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossrec.data.replay import Histories
-from crossrec.model.inference import domain_of_rows
+from crossrec.model.biases import Biases
+from crossrec.model.inference import ItemState, domain_of_rows
 from crossrec.model.objectives import NextEventLoss, Targets
 from crossrec.model.recommender import HistoryBatch, RatingHead
-from crossrec.schema import RATING
 
 
 @torch.no_grad()
-def fit_scale(head: RatingHead, histories: Histories, bounds: Sequence[tuple[int, int]]) -> None:
-    """Take mean and deviation of each domain's ratings; where it has none, those of all.
+def start_from_biases(head: RatingHead, biases: Biases, ids_I: np.ndarray) -> None:
+    """Let the head predict as the biases do until it has learned more.
 
     Args:
         head: changed in place.
-        histories: of a sample of users, no event later than what may be learned from.
-        bounds: (start, stop) of each domain's catalogue rows.
+        biases: of ratings that may be learned from.
+        ids_I: each item's row in the id embedding, -1 for none: then it has no level.
     """
-    ratings = histories.values[RATING]
-    is_given = ~np.isnan(ratings)
-    ratings = ratings[is_given].astype(np.float64)
-    domains = domain_of_rows(histories.rows[is_given], bounds)
-    for index in range(len(bounds)):
-        own = ratings[domains == index]
-        own = own if len(own) else ratings
-        if len(own):
-            head.mean_D[index] = float(own.mean())
-            # Where all are the same, errors count as they are.
-            head.deviation_D[index] = float(own.std()) or 1.0
+    head.mean_D.copy_(torch.from_numpy(biases.means_D))
+    head.deviation_D.copy_(torch.from_numpy(biases.deviations_D))
+    has_id = ids_I >= 0
+    head.level_I[torch.from_numpy(ids_I[has_id])] = torch.from_numpy(biases.items_I[has_id]).float()
+    head.shrinkage.fill_(biases.shrinkage)
 
 
 def predict_ratings(
-    questions: tuple[Tensor, Tensor, Tensor],
+    questions: tuple[Tensor, Tensor, ItemState],
     users: np.ndarray,
     rows: np.ndarray,
     bounds: Sequence[tuple[int, int]],
@@ -56,15 +51,16 @@ def predict_ratings(
     """Return the ratings (N,) that users would give, as scoring predicts them.
 
     Args:
-        questions: queries (B, D, W) and offsets (B, D) of users, vectors (I, W) of all items.
+        questions: queries (B, D, W) and offsets (B, D) of users, state of all items.
         users: (N,) int64 places among the B users.
         rows: (N,) catalogue rows.
         bounds: (start, stop) of each domain's catalogue rows.
     """
-    queries_BDW, offsets_BD, vectors_IW = (part.cpu() for part in questions)
-    domains = domain_of_rows(rows, bounds)
-    products_N = (queries_BDW[users, domains] * vectors_IW[rows]).sum(1)
-    found: np.ndarray = (products_N + offsets_BD[users, domains]).numpy()
+    queries_BDW, offsets_BD = (part.cpu() for part in questions[:2])
+    items, domains = questions[2], domain_of_rows(rows, bounds)
+    products_N = (queries_BDW[users, domains] * items.vectors_IW[rows].cpu()).sum(1)
+    levels_N = 0.0 if items.levels_I is None else items.levels_I[rows].cpu()
+    found: np.ndarray = (products_N + offsets_BD[users, domains] + levels_N).numpy()
     return found
 
 
@@ -100,11 +96,21 @@ class RatingLoss(NextEventLoss):
         with torch.autocast(queries_NW.device.type, enabled=False):
             vectors_NW = vectors_UW[torch.searchsorted(rows_U, targets.rows_N)].float()
             predicted_N = (queries_NW.float() * vectors_NW).sum(1) + offsets_N.float()
+            predicted_N = predicted_N + self._levels(batch, head)[places]
+            predicted_N = predicted_N + head.item_levels(self.items.ids_I[targets.rows_N])
             errors_N = (predicted_N - ratings_N) / head.deviation_D[domains_N]
             weights_N = errors_N.new_tensor(self.domain_weights)[domains_N]
             if targets.weights_N is not None:
                 weights_N = weights_N * targets.weights_N
             return (weights_N * errors_N.square()).sum() + hidden_BLW.sum() * 0.0
+
+    def _levels(self, batch: HistoryBatch, head: RatingHead) -> Tensor:
+        """Return the user's level after each event, (B, L)."""
+        if batch.ratings_BL is None:
+            return torch.zeros(batch.rows_BL.shape, device=batch.rows_BL.device)
+        ids_BL = torch.where(batch.rows_BL < 0, -1, self.items.ids_I[batch.rows_BL.clamp(min=0)])
+        levels_BL = head.item_levels(ids_BL)
+        return head.user_levels(batch.ratings_BL, batch.domains_BL, levels_BL)
 
     def _domains(self, rows_N: Tensor) -> Tensor:
         starts = torch.tensor([start for start, _ in self.items.bounds], device=rows_N.device)

@@ -115,7 +115,7 @@ class Recommender(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))
         for embedding in (self.event_domain, self.gap, self.query_domain):
             nn.init.normal_(embedding.weight, std=0.02)
-        self.rating = RatingHead(width, domains) if with_ratings else None
+        self.rating = RatingHead(width, domains, items) if with_ratings else None
 
     @torch.no_grad()
     def start_from(self, text_IT: Tensor) -> None:
@@ -208,20 +208,25 @@ class Recommender(nn.Module):
 class RatingHead(nn.Module):
     """Reads the ratings of a history and predicts the next one; see `model.rating`.
 
-    mean_D, deviation_D: of the ratings in each domain.
+    mean_D, deviation_D: of the ratings in each domain. level_I: what an item adds, by its row in
+    the id embedding. shrinkage: ratings after which half of a user's own level is believed.
     """
 
-    def __init__(self, width: int, domains: int) -> None:
+    def __init__(self, width: int, domains: int, items: int = 0) -> None:
         super().__init__()
         self.register_buffer("mean_D", torch.zeros(domains))
         self.register_buffer("deviation_D", torch.ones(domains))
+        self.register_buffer("level_I", torch.zeros(max(items, 1)))
+        self.register_buffer("shrinkage", torch.tensor(torch.inf))
         self.mean_D: Tensor
         self.deviation_D: Tensor
+        self.level_I: Tensor
+        self.shrinkage: Tensor
         self.given = nn.Linear(2, width, bias=False)
         self.generosity = nn.Linear(width, 1)
         self.item_bias = nn.Parameter(torch.zeros(width))
         self.match = nn.Parameter(torch.zeros(()))
-        # Before training every rating is the domain's mean.
+        # Before training every rating is the domain's mean and both levels.
         for weights in (self.given.weight, *self.generosity.parameters()):
             nn.init.zeros_(weights)
 
@@ -233,6 +238,26 @@ class RatingHead(nn.Module):
         scaled_BL = torch.where(known_BL, scaled_BL, 0.0)
         read_BLW: Tensor = self.given(torch.stack([scaled_BL, known_BL.float()], -1))
         return read_BLW
+
+    def item_levels(self, ids_N: Tensor) -> Tensor:
+        """Return what items add, of any shape; 0 where the row in the id embedding is -1."""
+        return torch.where(ids_N >= 0, self.level_I[ids_N.clamp(min=0)], 0.0)
+
+    def user_levels(self, ratings_BL: Tensor, domains_BL: Tensor, levels_BL: Tensor) -> Tensor:
+        """Return what a user adds after each event, (B, L); arguments as in `left_over`."""
+        left_BL, known_BL = self.left_over(ratings_BL, domains_BL, levels_BL)
+        return left_BL.cumsum(1) / (known_BL.cumsum(1) + self.shrinkage)
+
+    def left_over(
+        self, ratings_BL: Tensor, domains_BL: Tensor, levels_BL: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what items leave over of ratings, 0 where there is none, and where there are any.
+
+        levels_BL: what the events' items add.
+        """
+        known_BL = ~torch.isnan(ratings_BL)
+        means_BL = self.mean_D[domains_BL.clamp(max=len(self.mean_D) - 1)]
+        return torch.where(known_BL, ratings_BL - means_BL - levels_BL, 0.0), known_BL
 
     def ask(self, asked_BW: Tensor, queries_BW: Tensor, domains_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors (B, W) and offsets (B,): product with an item's vector, plus offset."""

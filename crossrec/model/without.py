@@ -35,7 +35,7 @@ from crossrec.model.inference import (
     to_batch,
 )
 from crossrec.model.leave_out import hidden_without
-from crossrec.model.recommender import RECENT_DECAY, RECENT_EVENTS, Recommender
+from crossrec.model.recommender import RECENT_DECAY, RECENT_EVENTS, HistoryBatch, Recommender
 
 Bounds = Sequence[tuple[int, int]]
 Array = np.ndarray
@@ -196,4 +196,22 @@ def _questions(
     hidden, learned = (part.expand(shape).flatten(0, 2) for part in (hidden_BVW, learned_BVW))
     since = since_BV.expand(shape[:3]).flatten()
     queries, offsets = recommender.questions(hidden, learned, domains, since)
-    return queries.view(shape).transpose(0, 1), offsets.view(shape[:3]).transpose(0, 1)
+    offsets_BDV = offsets.view(shape[:3]).transpose(0, 1)
+    levels_BV = _levels(recommender, items, batch, places_BV)
+    if levels_BV is not None:
+        offsets_BDV = offsets_BDV + levels_BV.unsqueeze(1)
+    return queries.view(shape).transpose(0, 1), offsets_BDV
+
+
+def _levels(
+    recommender: Recommender, items: ItemState, batch: HistoryBatch, places_BV: Tensor
+) -> Tensor | None:
+    """Return what users add to ratings without the event at a place (0: with all), (B, V)."""
+    head, ratings_BL, levels_I = recommender.rating, batch.ratings_BL, items.levels_I
+    if head is None or ratings_BL is None or levels_I is None:
+        return None
+    levels_BL = levels_I[batch.rows_BL.clamp(min=0)]
+    left_BL, known_BL = head.left_over(ratings_BL, batch.domains_BL, levels_BL)
+    left_BV = left_BL.sum(1, keepdim=True) - left_BL.gather(1, places_BV)
+    known_BV = known_BL.sum(1, keepdim=True) - known_BL.long().gather(1, places_BV)
+    return left_BV / (known_BV + head.shrinkage)

@@ -123,6 +123,9 @@ def build_items(
         }
         is_new_I = states_IG[domain.start : domain.stop, STATE_NAMES.index("is_new")] > 0
         tensors["new"] = torch.nonzero(is_new_I).squeeze(1)
+        if model.recommender.rating is not None:
+            ids_I, _ = model.id_rows(read_catalogue(store, prepared, domain.name, ITEM_KEY))
+            tensors["levels"] = model.recommender.rating.item_levels(torch.from_numpy(ids_I))
         for kind, found in neighbours.items():
             tensors |= {
                 f"{kind}.{name}": torch.from_numpy(part)
@@ -199,9 +202,11 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     columns: dict[str, dict[str, Tensor]] = {name: {} for name in built["systems"]}
     neighbours: dict[str, dict[str, NeighbourTable]] = {kind: {} for kind in KINDS}
     new: dict[str, Tensor] = {}
+    levels: list[Tensor] = []
     for domain in prepared.domains:
         tensors = load_file(here / _file_of(domain))
         new[domain.name] = tensors["new"]
+        levels += [tensors["levels"]] if "levels" in tensors else []
         for name in columns:
             columns[name][domain.name] = tensors[f"columns_{name}"]
         for kind in KINDS:
@@ -214,7 +219,8 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
     }
     parts = load_file(here / EVENT_STATES)
     events = EventStates(*(parts[name].numpy() for name in ("keys", "cells", "night")))
-    state = ItemState(*(torch.from_numpy(map_matrix(here / name)) for name in (TEXTS, VECTORS)))
+    texts_IW, vectors_IW = (torch.from_numpy(map_matrix(here / name)) for name in (TEXTS, VECTORS))
+    state = ItemState(texts_IW, vectors_IW, torch.cat(levels) if levels else None)
     return Items(state, columns, neighbours, fusions, events, new)
 
 

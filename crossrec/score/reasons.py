@@ -137,16 +137,19 @@ def version_scores(scorer: Scorer, users: UsersWithout, name: str, rows_BK: Tens
     domain = scorer.domains[index]
     inside_BK = rows_BK.clamp(min=0)
     queries_BVW, offsets_BV = users.queries_BDVW[:, index], users.offsets_BDV[:, index]
-    vectors_BWK = take_rows(scorer.state.vectors_IW, domain.start + inside_BK).transpose(1, 2)
+    rows_of_BK = domain.start + inside_BK
+    vectors_BWK = take_rows(scorer.state.vectors_IW, rows_of_BK).transpose(1, 2)
     if scorer.recommender.rating is not None:
-        return queries_BVW @ vectors_BWK + offsets_BV.unsqueeze(2)
+        scores_BVK: Tensor = queries_BVW @ vectors_BWK + offsets_BV.unsqueeze(2)
+        levels_I = scorer.state.levels_I
+        return scores_BVK if levels_I is None else scores_BVK + levels_I[rows_of_BK].unsqueeze(1)
     side = scorer.fusions[EXPLAINED].user_side(*users.asked(index))
     weights_PB11 = side.weights_BP.T[..., None, None]
     weights = dict(zip(PARTS, weights_PB11, strict=True))
     text_BVW = weights["text"] * users.profile_BVW
     text_BVW += weights["text_domain"] * users.domain_profile_BDVW[:, index]
-    texts_BWK = take_rows(scorer.state.texts_IW, domain.start + inside_BK).transpose(1, 2)
-    scores_BVK: Tensor = text_BVW @ texts_BWK
+    texts_BWK = take_rows(scorer.state.texts_IW, rows_of_BK).transpose(1, 2)
+    scores_BVK = text_BVW @ texts_BWK
     columns_BKR = take_rows(scorer.columns[EXPLAINED][name], inside_BK)
     scores_BVK += side.columns_BR.unsqueeze(1) @ columns_BKR.transpose(1, 2)
     if scorer.has_sequence(EXPLAINED):

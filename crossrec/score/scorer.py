@@ -17,7 +17,7 @@ from crossrec.data.candidates import Candidates
 from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories
 from crossrec.model.fusion import PARTS
-from crossrec.model.inference import ItemState, UserState, user_overlaps, user_state
+from crossrec.model.inference import UserState, user_overlaps, user_state
 from crossrec.model.overlap import Overlap
 from crossrec.model.recommender import Recommender
 from crossrec.score.catalogue import Items
@@ -64,9 +64,7 @@ class Scorer:
         self.domains = domains
         self.bounds = [(domain.start, domain.stop) for domain in domains]
         self.index = {domain.name: index for index, domain in enumerate(domains)}
-        self.state = ItemState(
-            items.state.texts_IW.to(self.device), items.state.vectors_IW.to(self.device)
-        )
+        self.state = items.state.to(self.device)
         self.columns = {
             system: {name: part.to(self.device) for name, part in by_domain.items()}
             for system, by_domain in items.columns.items()
@@ -238,9 +236,15 @@ class Scorer:
             return products, []
         vectors_IW = self.state.vectors_IW[domain.start : domain.stop]
         if system == "model" and self.recommender.rating is not None:
-            offsets_B1 = users.offsets_BD[:, index : index + 1]
-            ones_I1 = vectors_IW.new_ones(len(vectors_IW), 1)
-            return [(users.queries_BDW[:, index], vectors_IW), (offsets_B1, ones_I1)], []
+            levels_I = self.state.levels_I
+            if levels_I is None:
+                raise ValueError("the item state of a model of ratings has no levels")
+            own_I, offsets_B = levels_I[domain.start : domain.stop], users.offsets_BD[:, index]
+            sides = (
+                torch.stack([offsets_B, torch.ones_like(offsets_B)], 1),
+                torch.stack([torch.ones_like(own_I), own_I], 1),
+            )
+            return [(users.queries_BDW[:, index], vectors_IW), sides], []
         side = self.fusions[system].user_side(*users.asked(index))
         weights_BP = dict(zip(PARTS, side.weights_BP.unbind(1), strict=True))
         text_BW = (

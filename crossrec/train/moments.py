@@ -141,9 +141,7 @@ def _items(job: GatherJob, model: Model) -> ItemState:
         text_IT = torch.from_numpy(read_vectors(job.store, job.vectors, domain.name))
         ids_I, counts_I = torch.from_numpy(ids), torch.from_numpy(counts)
         parts.append(item_state(model.recommender, text_IT, ids_I, counts_I))
-    return ItemState(
-        torch.cat([part.texts_IW for part in parts]), torch.cat([part.vectors_IW for part in parts])
-    )
+    return ItemState.joined(parts)
 
 
 def _sample(users: np.ndarray, size: int, seed: int) -> np.ndarray:

@@ -26,11 +26,12 @@ from crossrec.model.adapters import (
     step_adapter,
 )
 from crossrec.model.backbone import TextBackbone
+from crossrec.model.biases import fit_biases
 from crossrec.model.carry import carry_over
 from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targets
-from crossrec.model.rating import RatingLoss, fit_scale
+from crossrec.model.rating import RatingLoss, start_from_biases
 from crossrec.model.recommender import HistoryBatch, Recommender
 from crossrec.model.source import BackboneSource
 from crossrec.model.vision import select_image_layers
@@ -172,19 +173,21 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         .append_column("events", pa.array(counts))
         .filter(pa.array(has_id))
     )
+    ids = np.where(has_id, np.cumsum(has_id) - 1, -1)
     recommender = Recommender(
         job.model, vectors_IT.shape[1], items.num_rows, len(job.bounds), job.is_of_ratings
     )
     recommender.start_from(vectors_IT.cpu())
     if recommender.rating is not None:
         known = before(sample_histories(job.store, job.prepared), job.known_before)
-        fit_scale(recommender.rating, known, job.bounds)
+        biases = fit_biases(known, job.bounds, len(has_id))
+        start_from_biases(recommender.rating, biases, ids)
     if job.start is not None:
         names = [domain.name for domain in job.prepared.domains]
         carry_over(recommender, items, names, load_model(job.store, job.start.folder))
     learning, depth_of = _learning_items(job, catalogue, vectors_IT, device)
     table = ItemTable(
-        torch.from_numpy(np.where(has_id, np.cumsum(has_id) - 1, -1)).to(device),
+        torch.from_numpy(ids).to(device),
         torch.from_numpy(counts.astype(np.float32)).to(device),
         job.bounds,
         job.train.full_softmax_items,

@@ -142,11 +142,12 @@ def judge_epoch(
         popularity_I = activity.decayed(moment.start, PRIOR_HALF_LIFE_DAYS) + POPULARITY_FLOOR
         bias_I = torch.from_numpy(np.log(popularity_I)) / scale
         if recommender.rating is not None:
-            bias_I = torch.zeros_like(bias_I)
+            levels_I = items.levels_I
+            bias_I = torch.zeros_like(bias_I) if levels_I is None else levels_I.cpu().double()
         queries_UDW, offsets_UD = _all_queries(recommender, items, moment, bounds)
         users, rows, ratings = moment.rated
-        questions = queries_UDW, offsets_UD, items.vectors_IW
-        errors.append(predict_ratings(questions, users, rows, bounds) - ratings)
+        predicted = predict_ratings((queries_UDW, offsets_UD, items), users, rows, bounds)
+        errors.append(predicted - ratings)
         for index, (start, stop) in enumerate(bounds):
             measured_PM = _judge_domain(
                 queries_UDW[:, index],

@@ -178,5 +178,5 @@ def test_load_model_refuses_another_format(
     store = Store(str(tmp_path))
     config = save_model(store, FOLDER, model, backbone)
     store.write_json(f"{FOLDER}/config.json", config | {"format": 1})
-    with pytest.raises(CrossrecError, match="expected format 4, found format 1; fine-tune again"):
+    with pytest.raises(CrossrecError, match="expected format 5, found format 1; fine-tune again"):
         load_model(store, FOLDER)

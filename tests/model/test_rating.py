@@ -6,8 +6,10 @@ from torch.nn import functional
 
 from crossrec.config import ModelConfig
 from crossrec.data.replay import Histories
+from crossrec.model.biases import Biases, fit_biases
+from crossrec.model.inference import ItemState, user_queries
 from crossrec.model.objectives import ItemTable, Objective, Targets
-from crossrec.model.rating import RatingLoss, fit_scale
+from crossrec.model.rating import RatingLoss, predict_ratings, start_from_biases
 from crossrec.model.recommender import HistoryBatch, RatingHead, Recommender
 from tests.small import histories
 
@@ -87,16 +89,33 @@ def test_each_target_has_its_own_and_its_domains_weight() -> None:
     assert loss(BATCH, targets, seeded()).item() == pytest.approx(expected)
 
 
-def test_scale_is_that_of_each_domains_ratings() -> None:
-    known = histories([(1, 1), (2, 1), (3, 1)], [(4, 2)])
-    ratings = np.array([1.0, np.nan, 5.0, 3.0], np.float32)
-    known = Histories(known.user_ids, known.offsets, known.rows, known.days, {"rating": ratings})
-    head = RatingHead(16, 2)
-    fit_scale(head, known, BOUNDS)
-    deviation = np.std([1, 5, 3])
-    # The second domain has none.
-    assert head.mean_D.tolist() == [3, 3]
-    assert head.deviation_D.tolist() == pytest.approx([deviation, deviation])
+def test_it_starts_from_the_levels_of_users_and_items() -> None:
+    """In training and scoring alike; a new item has no level."""
+    levels_I = np.zeros(ITEMS)
+    levels_I[[3, 14, 7]] = [0.5, -1.0, 9.0]
+    biases = Biases(np.array([3.0, 2.0]), np.array([2.0, 0.5]), levels_I, shrinkage=2.0)
+    ids = np.arange(ITEMS)
+    ids[7] = -1
+    loss = make_loss()
+    loss.items.ids_I[7] = -1
+    head = head_of(loss)
+    start_from_biases(head, biases, ids)
+    batch = batch_of([[3, 14, 7]], [[4.0, 2.0, 5.0]])
+    # The user's level after 4 - 3 - .5, after that and 2 - 2 + 1, and in the end.
+    levels = [0.0, 0.5 / (1 + 2), (0.5 + 1) / (2 + 2), (0.5 + 1 + 2) / (3 + 2)]
+    found = loss(batch, targets_of(batch), seeded()).item()
+    errors = [
+        (3.5 + levels[0] - 4) / 2,
+        (1.0 + levels[1] - 2) / 0.5,
+        (3.0 + levels[2] - 5) / 2,
+    ]
+    assert found == pytest.approx(sum(error**2 for error in errors))
+    vectors = torch.zeros(ITEMS, 16)
+    items = ItemState(vectors, vectors, head.item_levels(torch.from_numpy(ids)))
+    asked = user_queries(loss.recommender.eval(), items, _as_histories(batch), BOUNDS, day=9)
+    questions = asked.queries_BDW, asked.offsets_BD, items
+    predicted = predict_ratings(questions, np.zeros(3, int), np.array([3, 14, 7]), BOUNDS)
+    assert predicted.tolist() == pytest.approx([3.5 + levels[3], 1 + levels[3], 3 + levels[3]])
 
 
 def test_ratings_of_the_history_are_read_and_later_ones_are_not() -> None:
@@ -128,7 +147,9 @@ def test_it_learns_who_is_generous_and_what_is_good() -> None:
     ]
     learn, judge = (batch_of(rows[part], ratings[part]) for part in (slice(180), slice(180, 240)))
     loss = make_loss()
-    fit_scale(head_of(loss), _as_histories(learn), BOUNDS)
+    biases = fit_biases(_as_histories(learn), BOUNDS, ITEMS)
+    # The items' levels are left to be learned.
+    start_from_biases(head_of(loss), biases, np.full(ITEMS, -1))
     optimizer = torch.optim.AdamW(loss.parameters(), 3e-3)
     for _ in range(150):
         optimizer.zero_grad()

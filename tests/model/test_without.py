@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +86,26 @@ def test_without_the_sequence_nothing_of_it_is_computed(monkeypatch: pytest.Monk
     monkeypatch.setattr(recommender, "embed", None)
     versions = users_without(recommender, items, USERS, STATES, BOUNDS, DAY, with_sequence=False)
     assert not versions.queries_BDVW.any()
+
+
+def test_versions_of_a_model_of_ratings_leave_the_event_out_of_the_users_level() -> None:
+    rated = replace(
+        USERS,
+        values={"rating": np.random.default_rng(4).normal(3, 1, len(USERS.rows)).astype("f4")},
+    )
+    settings = ModelConfig(width=16, layers=1, heads=2, max_history=300)
+    recommender = Recommender(settings, 12, ITEMS, len(BOUNDS), with_ratings=True).eval()
+    head = recommender.rating
+    assert head is not None
+    head.shrinkage.fill_(2.0)
+    zeros = torch.zeros(ITEMS, 16)
+    items = ItemState(zeros, zeros, torch.linspace(-1, 1, ITEMS))
+    versions = users_without(recommender, items, rated, STATES, BOUNDS, DAY)
+    whole = user_state(recommender, items, rated, STATES, BOUNDS, DAY)
+    torch.testing.assert_close(versions.offsets_BDV[:, :, 0], whole.offsets_BD)
+    keep = np.ones(len(rated.rows), bool)
+    who = np.flatnonzero(rated.lengths > 3)
+    keep[rated.offsets[1:][who] - 1 - 3] = False
+    shorter = user_state(recommender, items, select_events(rated, keep), STATES, BOUNDS, DAY)
+    torch.testing.assert_close(versions.offsets_BDV[who, :, 4], shorter.offsets_BD[who])
+    assert not torch.allclose(shorter.offsets_BD[who], whole.offsets_BD[who])

@@ -1,4 +1,5 @@
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -365,13 +366,16 @@ def test_a_model_of_ratings_scores_by_the_rating_alone() -> None:
     head = scorer.recommender.rating
     assert head is not None
     head.mean_D.copy_(torch.tensor([3.0, 7.0]))
+    levels_I = torch.linspace(-0.5, 0.5, 40)[torch.randperm(40)]
+    scorer.state = replace(scorer.state, levels_I=levels_I)
     lists = scorer.score(USERS, DAY, [("model", "video")], K)["model", "video"]
     asked = user_queries(scorer.recommender, scorer.state, USERS, scorer.bounds, DAY)
     expected = asked.queries_BDW[:, 1] @ scorer.state.vectors_IW[12:].T + asked.offsets_BD[:, 1:]
+    expected = expected + levels_I[12:]
     found = expected.gather(1, torch.from_numpy(lists.rows)).detach().numpy()
     np.testing.assert_allclose(lists.scores, found, rtol=1e-5)
     # What validation and hold-out judge is what is published.
-    questions = asked.queries_BDW, asked.offsets_BD, scorer.state.vectors_IW
+    questions = asked.queries_BDW, asked.offsets_BD, scorer.state
     users = np.repeat(np.arange(len(lists.rows)), lists.rows.shape[1])
     judged = predict_ratings(questions, users, 12 + lists.rows.ravel(), scorer.bounds)
     np.testing.assert_allclose(lists.scores.ravel(), judged, rtol=1e-5)

@@ -55,10 +55,9 @@ def test_a_night_of_ratings_publishes_predicted_ratings(
     training = night.read_json("finetune.json")["training"]
     errors = [point["rmse"] for point in training["curve"]]
     assert night.manifest["scores"]["unit"] == "that of rating"
-    # At first every rating is the mean.
-    assert errors[0] == pytest.approx(DEVIATION * 2**0.5, rel=0.2)
-    assert training["best_epoch"] > 0
-    assert min(errors) == errors[training["best_epoch"]] < 0.9 * errors[0]
+    # Levels of users and items are all that there is, and at first a rating is just these.
+    assert errors[0] < 0.5 * DEVIATION * 2**0.5
+    assert min(errors) == errors[training["best_epoch"]]
     for domain in DEMO.domains:
         lists = night.lists(domain)["scores"].to_pylist()
         assert all(found == sorted(found, reverse=True) for found in lists)
@@ -88,7 +87,7 @@ def judge_ratings_of(night: Night) -> None:
     assert rmse["model"] == pytest.approx((sum(squares) / len(later)) ** 0.5, abs=1e-4)
     # Ratings are levels of users and items, and nothing else.
     assert rmse["biases"] < 0.5 * rmse["domain_mean"]
-    assert rmse["model"] < 0.9 * rmse["domain_mean"]
+    assert rmse["model"] < 1.1 * rmse["biases"]
     report = night.store.read_bytes(f"runs/{night.config.run_id}/report.html").decode()
     assert f"All domains, {len(later):,} rated events" in report
 
