@@ -2,6 +2,7 @@
 
     with two_nodes(folder, 3, 5) as second:
         second.kill()
+        third = join(folder / "third.log", 5)       # which is to be killed too
 
 For a process of its own: the tests' Ray has one node, and a process has one Ray.
 """
@@ -54,7 +55,7 @@ def two_nodes(folder: Path, first_cpus: int, second_cpus: int) -> Iterator[Node]
         _temp_dir=str(folder / "ray"),
     )
     try:
-        second = _join(folder / "node.log", first_cpus, second_cpus)
+        second = join(folder / "node.log", second_cpus)
         try:
             yield second
         finally:
@@ -63,16 +64,21 @@ def two_nodes(folder: Path, first_cpus: int, second_cpus: int) -> Iterator[Node]
         ray.shutdown()
 
 
-def _join(log: Path, first_cpus: int, second_cpus: int) -> Node:
-    address = ray.get_runtime_context().gcs_address
+def join(log: Path, cpus: int) -> Node:
+    """Start one more node, and return it when Ray knows it."""
+    address, before = ray.get_runtime_context().gcs_address, _alive()
     start = [str(Path(sys.executable).with_name("ray")), "start", "--block"]
-    start += [f"--address={address}", f"--num-cpus={second_cpus}"]
+    start += [f"--address={address}", f"--num-cpus={cpus}"]
     start += [f"--object-store-memory={STORE_BYTES}"]
     with log.open("wb") as said:
         for _ in range(ATTEMPTS):
             node = Node(subprocess.Popen(start, stdout=said, stderr=said, start_new_session=True))
             while node.process.poll() is None:
-                if ray.cluster_resources().get("CPU", 0) >= first_cpus + second_cpus:
+                if _alive() - before:
                     return node
                 time.sleep(0.1)
     raise RuntimeError(log.read_text())
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

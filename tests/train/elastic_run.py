@@ -1,4 +1,4 @@
-"""A small training by one or two workers on a Ray of two nodes, of which one is killed half way.
+"""A small training by one or two workers on two nodes; one is killed, later another one joins.
 
 python -m tests.train.elastic_run FOLDER BACKBONE          # writes FOLDER/curve.json
 
@@ -15,15 +15,16 @@ from pathlib import Path
 
 from crossrec.data.histories import histories_path
 from crossrec.data.stream import stream_histories
+from crossrec.train import workers
 from crossrec.train.export import Phase
 from crossrec.train.loop import train_loop
 from crossrec.train.progress import parse_progress
 from crossrec.train.workers import Run, run_workers
-from tests.nodes import Node, two_nodes
+from tests.nodes import Node, join, two_nodes
 from tests.train.test_epoch import histories, settings
 from tests.train.test_task import make_job
 
-EPOCHS = 12
+EPOCHS = 40
 KILLED_AFTER = 3
 """Epochs whose checkpoints are there when the node dies."""
 
@@ -33,21 +34,26 @@ USERS = 24
 FIRST_CPUS, SECOND_CPUS = 3, 5
 
 
-def newest_epoch(folder: Path) -> int:
-    """Return the newest epoch that a checkpoint knows, -1 before the first."""
-    found = [-1]
+def newest(folder: Path) -> tuple[int, int]:
+    """Return the newest epoch that a checkpoint knows and its workers, (-1, 0) before the first."""
+    found = [(-1, 0)]
     for path in folder.glob("checkpoint_*/progress.json"):
         try:
-            found.append(parse_progress(path.read_bytes())[-1].epoch)
+            point = parse_progress(path.read_bytes())[-1]
+            found.append((point.epoch, int(point.curve[-1].get("workers", 0))))
         except (ValueError, OSError):  # half written, or just removed
             continue
     return max(found)
 
 
-def kill_half_way(node: Node, folder: Path) -> None:
-    while newest_epoch(folder) < KILLED_AFTER:
+def kill_and_join(node: Node, folder: Path, log: Path, joined: list[Node]) -> None:
+    """Kill a node half way; when the rest have gone on without it, start another."""
+    while newest(folder)[0] < KILLED_AFTER:
         time.sleep(0.05)
     node.kill()
+    while newest(folder)[1] != 1:
+        time.sleep(0.05)
+    joined.append(join(log, SECOND_CPUS))
 
 
 def main(folder: Path, backbone: str) -> None:
@@ -56,14 +62,21 @@ def main(folder: Path, backbone: str) -> None:
     job = replace(settings(job, batch_size=6, epochs=EPOCHS), prepared=prepared, epochs=EPOCHS)
     job.store.write_parquet(histories_path(prepared.folder, 0), histories([3] * USERS))
     # Ray Train first waits for as many workers as before: it hears of a dead node each 20 s only.
+    workers.RESIZE_AFTER_S = 5.0
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "15"
     with two_nodes(folder, FIRST_CPUS, SECOND_CPUS) as second:
         run = Run(job.store, "runs", "elastic", workers=2, min_workers=1)
         folder_of_run = Path(job.store.full_path(run.checkpoints))
-        threading.Thread(target=kill_half_way, args=(second, folder_of_run), daemon=True).start()
+        joined: list[Node] = []
+        arguments = second, folder_of_run, folder / "third.log", joined
+        threading.Thread(target=kill_and_join, args=arguments, daemon=True).start()
         datasets = {"histories": stream_histories(job.store, prepared)}
         config = {"phases": [Phase("select", job, "models/x", {})], "tracked": run.folder}
-        saved = run_workers(run, train_loop, config, datasets)
+        try:
+            saved = run_workers(run, train_loop, config, datasets)
+        finally:
+            for node in joined:
+                node.kill()
     (folder / "curve.json").write_text(json.dumps(saved.phases[-1].curve))
 
 

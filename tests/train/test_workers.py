@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ PATIENCE_S = 500
 
 
 @pytest.mark.slow
-def test_training_goes_on_with_the_workers_of_the_nodes_that_are_left(
+def test_training_goes_on_with_the_workers_of_the_nodes_that_are_there(
     short_folder: Path, tiny_backbone: str
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -37,8 +38,8 @@ def test_training_goes_on_with_the_workers_of_the_nodes_that_are_left(
     curve = json.loads((short_folder / "curve.json").read_text())
     assert [point["epoch"] for point in curve] == list(range(EPOCHS + 1))
     counts = [point["workers"] for point in curve[1:]]
-    assert counts == sorted(counts, reverse=True)
-    assert (counts[0], counts[-1]) == (2, 1)
+    # Two, one after the kill, and two again when a node has joined.
+    assert [count for count, _ in itertools.groupby(counts)] == [2, 1, 2]
     assert counts.index(1) >= KILLED_AFTER - 1
     assert {point["histories"] for point in curve[1:]} == {USERS}
 
