@@ -143,7 +143,7 @@ def judge_epoch(
         bias_I = torch.from_numpy(np.log(popularity_I)) / scale
         if recommender.rating is not None:
             levels_I = items.levels_I
-            bias_I = torch.zeros_like(bias_I) if levels_I is None else levels_I.cpu().double()
+            bias_I = torch.zeros_like(bias_I) if levels_I is None else levels_I.cpu().to(bias_I)
         queries_UDW, offsets_UD = _all_queries(recommender, items, moment, bounds)
         users, rows, ratings = moment.rated
         predicted = predict_ratings((queries_UDW, offsets_UD, items), users, rows, bounds)
