@@ -24,7 +24,7 @@ from tests.nodes import Node, join, two_nodes
 from tests.train.test_epoch import histories, settings
 from tests.train.test_task import make_job
 
-EPOCHS = 40
+EPOCHS = 80
 KILLED_AFTER = 3
 """Epochs whose checkpoints are there when the node dies."""
 
