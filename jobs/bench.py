@@ -4,6 +4,7 @@
     python jobs/bench.py train --events 300000 --items 10000 --negatives 64
     python jobs/bench.py score --events 2000000 --items 75000 --changed 0.01 --peer_events 300000
     python jobs/bench.py scale --events 2577320 --larger 25773200 --changed 0.01
+    python jobs/bench.py catalogue --items 10000000
     python jobs/bench.py topk --items 100000 --queries 10000
 
 Peers (crossrec/bench/peers) run in an environment of their own, `.peers`, made where it is missing;
@@ -20,7 +21,13 @@ from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from crossrec.bench.data import SCALE_SETTINGS, SCORE_SETTINGS, TOPK_SETTINGS, TRAIN_SETTINGS
+from crossrec.bench.data import (
+    CATALOGUE_SETTINGS,
+    SCALE_SETTINGS,
+    SCORE_SETTINGS,
+    TOPK_SETTINGS,
+    TRAIN_SETTINGS,
+)
 
 
 def main() -> None:
@@ -45,10 +52,13 @@ def main() -> None:
     for name, value in SCALE_SETTINGS.items():
         scale.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
     scale.add_argument("--changed", type=float, default=0.01, help="share of users (0.01)")
+    catalogue = benchmarks.add_parser("catalogue", help="stage 4 with very many items")
+    for name, value in CATALOGUE_SETTINGS.items():
+        catalogue.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
     for name, value in TOPK_SETTINGS.items():
         topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
-    for benchmark in (prepare, train, score, scale):
+    for benchmark in (prepare, train, score, scale, catalogue):
         benchmark.add_argument("--folder", help="for data and results; default: a temporary one")
     options = parser.parse_args()
     folder = Path(getattr(options, "folder", None) or tempfile.mkdtemp(prefix="crossrec-bench-"))
@@ -82,6 +92,10 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         from crossrec.bench.scale import bench_scale
 
         return bench_scale(folder, chosen(SCALE_SETTINGS), options.changed)
+    if options.benchmark == "catalogue":
+        from crossrec.bench.scale import bench_catalogue
+
+        return bench_catalogue(folder, chosen(CATALOGUE_SETTINGS))
     from crossrec.bench.train import bench_train
 
     return bench_train(folder, options.events, options.rounds, chosen(TRAIN_SETTINGS))

@@ -30,6 +30,9 @@ SCORE_SETTINGS = {"events": 2_000_000, "items": 75_000, "top_k": 50, "rounds": 3
 SCALE_SETTINGS = {"events": 2_577_320, "larger": 25_773_200, "items": 75_000, "top_k": 50}
 """Of `scale`; 100,000 and 1,000,000 users."""
 
+CATALOGUE_SETTINGS = {"events": 50_000, "items": 10_000_000, "top_k": 50}
+"""Of `catalogue`; 1,940 users of one domain."""
+
 TOPK_SETTINGS = {"items": 100_000, "queries": 10_000, "width": 128, "k": 10, "rounds": 5}
 """Of `topk`."""
 

@@ -1,7 +1,4 @@
-"""Stage 4 at two sizes: speed and memory with many times the users, a kill half way, a 1 % night.
-
-Model and items are the same throughout; only the users differ.
-"""
+"""Stage 4 at other sizes: many times the users, a kill half way, a 1 % night; very many items."""
 
 import multiprocessing
 import os
@@ -11,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crossrec.bench.data import ensure_data, ensure_more_events, run_apart
+from crossrec.bench.data import DOMAINS, ensure_data, ensure_more_events, run_apart
 from crossrec.bench.score import config_of, score_on_ray, score_the_changed, train
 from crossrec.config import Config
 from crossrec.storage import Store
@@ -20,7 +17,7 @@ POLL_S = 0.5
 
 
 def bench_scale(folder: Path, settings: dict[str, int], changed: float) -> dict[str, Any]:
-    """Score two sizes of the same kind of data with one model; return how they compare.
+    """Score few and many users of the same items with one model; return how they compare.
 
     Args:
         folder: for data and results.
@@ -60,6 +57,20 @@ def bench_scale(folder: Path, settings: dict[str, int], changed: float) -> dict[
             share = night["seconds"] / larger["seconds"]
             found["incremental"] = {**night, "of_the_full": round(share, 3)}
     return found
+
+
+def bench_catalogue(folder: Path, settings: dict[str, int]) -> dict[str, Any]:
+    """Score users of one domain of very many items; return speed and memory.
+
+    The model is trained on a hundredth of the items: to the others it is a night of new ones.
+    """
+    few = ensure_data(folder, settings["events"], max(settings["items"] // 100, 1), DOMAINS[:1])
+    many = ensure_data(folder, settings["events"], settings["items"], DOMAINS[:1])
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    model = run_apart(train, config_of(folder, few, settings["top_k"]))
+    config = config_of(folder, many, settings["top_k"])
+    turn = run_apart(score_on_ray, config, model, "whole")
+    return {"benchmark": "catalogue", **settings, **_figures(turn), "cpus": os.cpu_count()}
 
 
 def _figures(turn: dict[str, float]) -> dict[str, float]:
