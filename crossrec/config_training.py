@@ -98,6 +98,10 @@ class TrainConfig(Section):
     """The loss of the sequence part: softmax over the domain's items; bce or gbce, each item for
     itself, a target against `negatives` of it; contrastive, against the batch's other targets. mse:
     the squared error of `rating`, a column of events; lists then go by the rating alone."""
+    probabilities: bool = False
+    """Publish scores as the chance that the user has an event with the item in the next
+    `evaluate.holdout_days` days, in the same order: a link by domain, fitted on days that the model
+    has not seen. Under bce and gbce it always is so, under mse never."""
     gbce_t: Share = 0.75
     """How far gbce undoes the sampling of negatives: 0 not at all, as bce does; 1 wholly."""
     adapt: Literal["none", "mlm", "contrastive"] = "none"
@@ -185,6 +189,20 @@ class TrainConfig(Section):
     own variables (WANDB_MODE, WANDB_DIR, MLFLOW_TRACKING_URI, ...)."""
     max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 700
     """Users of a domain whom validation looks at on each of its days, sampled by hash."""
+
+    @model_validator(mode="after")
+    def _scores_have_one_meaning(self) -> "TrainConfig":
+        if self.probabilities and self.objective == "mse":
+            raise ValueError(
+                "probabilities need an objective of events; under mse scores are ratings: choose "
+                "another objective, or leave probabilities out"
+            )
+        return self
+
+    @property
+    def publishes_probabilities(self) -> bool:
+        """Whether scores become probabilities."""
+        return self.probabilities or self.objective in ("bce", "gbce")
 
     @model_validator(mode="after")
     def _everyone_has_a_share(self) -> "TrainConfig":

@@ -218,6 +218,12 @@ def test_broken_file_is_told_by_its_place_not_by_what_is_there(tmp_path: Path) -
     assert "hunter2" not in str(error.value)
 
 
+def test_ratings_are_no_probabilities(tmp_path: Path) -> None:
+    given = ["train.objective=mse", "train.probabilities=true"]
+    with pytest.raises(ConfigError, match="under mse scores are ratings"):
+        load_config(write(tmp_path), given)
+
+
 def test_config_is_frozen(tmp_path: Path) -> None:
     config = load_config(write(tmp_path), [])
     with pytest.raises(ValueError, match="frozen"):

@@ -1,6 +1,6 @@
 """Whether published probabilities come true: what lists said, and how often it was so.
 
-    metrics["calibration"] = judge_calibration(job, holdout, truth, num_actors)   # bce and gbce
+    metrics["calibration"] = judge_calibration(job, holdout, truth, num_actors)   # of probabilities
 
     {"days": 14, "top_k": 50, "users": 4870, "known_users": P, "judged_lists": P} with
     P = {"all": F, "domain": {name: F}}

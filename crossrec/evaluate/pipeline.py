@@ -3,7 +3,7 @@
 runs/<run_id>/holdout/domain=<d>/*.parquet              the model's lists
 runs/<run_id>/baselines/<system>/domain=<d>/*.parquet   the other systems' lists
 runs/<run_id>/sample.json                               users that a person may look at
-runs/<run_id>/calibration/domain=<d>/*.parquet          those of all users, under bce and gbce
+runs/<run_id>/calibration/domain=<d>/*.parquet          those of all users: are probabilities true?
 runs/<run_id>/steering/*/*/domain=<d>/*.parquet         those at other settings of `score`
 runs/<run_id>/metrics.json, report.html
 

@@ -4,10 +4,10 @@
 
 The biases and the match of biased matrix factorisation (Koren, Bell and Volinsky 2009, eq. 4). Both
 levels are computed from the ratings that are known (`model.biases`): the item's when training
-begins, the user's from the history. What they leave over is learned, with query q and item vector v
-as for all objectives and h, what the history says; it is read with the ratings that the user gave.
-Generosity g adds to the user's level and b . v to the item's: text alone gives it for an item that
-nobody has rated.
+begins and anew each night, the user's from the history. What they leave over is learned, with query
+q and item vector v as for all objectives and h, what the history says; it is read with the ratings
+that the user gave. Generosity g adds to the user's level and b . v to the item's: text alone gives
+it for an item that nobody has rated.
 
     loss = RatingLoss(recommender, text_of, items, Objective("mse"))
 
@@ -40,6 +40,15 @@ def start_from_biases(head: RatingHead, biases: Biases, ids_I: np.ndarray) -> No
     has_id = ids_I >= 0
     head.level_I[torch.from_numpy(ids_I[has_id])] = torch.from_numpy(biases.items_I[has_id]).float()
     head.shrinkage.fill_(biases.shrinkage)
+
+
+def levels_of_items(head: RatingHead, biases: Biases, bounds: Sequence[tuple[int, int]]) -> Tensor:
+    """Return what each item adds by what is known today, (I,) float32, beside the head's means."""
+    levels_I = biases.items_I.copy()
+    shifts_D = biases.means_D - head.mean_D.double().cpu().numpy()
+    for (start, stop), shift in zip(bounds, shifts_D, strict=True):
+        levels_I[start:stop] += shift
+    return torch.from_numpy(levels_I).float()
 
 
 def predict_ratings(

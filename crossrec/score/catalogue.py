@@ -34,6 +34,7 @@ from crossrec.data.histories import DomainRange, Prepared, read_catalogue
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Activity, before, load_activity, sample_histories
 from crossrec.encode import encode_catalogue
+from crossrec.model.biases import fit_biases
 from crossrec.model.checkpoint import (
     Model,
     load_fusions,
@@ -44,6 +45,7 @@ from crossrec.model.fetch import Pin, fetch_files, node_cache
 from crossrec.model.fusion import VARIANTS, Fusion
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.overlap import NeighbourTable
+from crossrec.model.rating import levels_of_items
 from crossrec.model.source import BackboneSource
 from crossrec.schema import ITEM_KEY, domain_folder
 from crossrec.storage import Store
@@ -115,6 +117,10 @@ def build_items(
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
     sample = before(sample_histories(store, prepared), day)
     neighbours = count_neighbours(sample, day, prepared.items, bounds)
+    levels_I = None
+    if model.recommender.rating is not None:
+        biases = fit_biases(sample, bounds, prepared.items)
+        levels_I = levels_of_items(model.recommender.rating, biases, bounds)
     columns = {system: _columns(system, fusions, states_IG, activity, day) for system in systems}
     for index, domain in enumerate(prepared.domains):
         tensors = {
@@ -123,9 +129,8 @@ def build_items(
         }
         is_new_I = states_IG[domain.start : domain.stop, STATE_NAMES.index("is_new")] > 0
         tensors["new"] = torch.nonzero(is_new_I).squeeze(1)
-        if model.recommender.rating is not None:
-            ids_I, _ = model.id_rows(read_catalogue(store, prepared, domain.name, ITEM_KEY))
-            tensors["levels"] = model.recommender.rating.item_levels(torch.from_numpy(ids_I))
+        if levels_I is not None:
+            tensors["levels"] = levels_I[domain.start : domain.stop].contiguous()
         for kind, found in neighbours.items():
             tensors |= {
                 f"{kind}.{name}": torch.from_numpy(part)

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from crossrec.config import TrainConfig
 from crossrec.model.adapters import select_trainable
 from crossrec.model.backbone import TextBackbone
 from crossrec.model.checkpoint import Model, save_model, tensors_below
-from crossrec.model.objectives import Objective
 from crossrec.model.vision import VisionBackbone
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob
@@ -30,15 +30,15 @@ class Phase:
     notes: dict[str, Any]
 
 
-def describe_scores(objective: Objective, horizon_days: int) -> dict[str, str | int]:
-    """Return what published scores mean under an objective, for who reads them.
+def describe_scores(train: TrainConfig, horizon_days: int) -> dict[str, str | int]:
+    """Return what published scores mean, for who reads them.
 
-    >>> describe_scores(Objective("gbce"), 14)["unit"]
+    >>> describe_scores(TrainConfig(objective="gbce"), 14)["unit"]
     'probability'
     """
-    if objective.name == "mse":
+    if train.objective == "mse":
         return {"meaning": "rating that the user would give", "unit": "that of rating"}
-    if objective.is_binary:
+    if train.publishes_probabilities:
         meaning = "chance that the user has an event with the item within the horizon"
         return {"meaning": meaning, "unit": "probability", "horizon_days": horizon_days}
     return {"meaning": "higher is better, within a list", "unit": "none"}

@@ -26,7 +26,6 @@ from crossrec.data.replay import Activity, Histories, load_activity, sample_hist
 from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import load_model, save_fusions
 from crossrec.model.fusion import SEQUENCE_SPEED, Fusion, Shortlists, join
-from crossrec.model.objectives import Objective
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
 from crossrec.storage import Store
@@ -114,8 +113,7 @@ def fuse(
     facts: dict[str, Any] = {"moments": len(early), "lists": sum(map(len, early))}
     if sequence:
         facts["sequence"] = _learn_sequence(whole, join(sequence), rate, seed)
-    is_binary = Objective(train.objective).is_binary
-    if is_binary:
+    if train.publishes_probabilities:
         stop = min(plan.valid + plan.horizon, plan.holdout)
         facts["links"] = _link(job, Moment(plan.valid, stop, True), whole)
     save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
@@ -130,7 +128,7 @@ def fuse(
         night.sequence_beside.copy_(whole.sequence_beside)
         night.sequence_gate.load_state_dict(whole.sequence_gate.state_dict())
         night.link_D2.copy_(whole.link_D2)
-    if is_binary and plan.holdout < plan.night:
+    if train.publishes_probabilities and plan.holdout < plan.night:
         # The hold-out has been judged with the link before it; the night's learns from it too.
         facts["links"] = _link(job, Moment(plan.holdout, plan.night, True), night)
     save_fusions(

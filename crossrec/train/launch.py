@@ -25,7 +25,6 @@ from crossrec.data.stream import stream_histories
 from crossrec.encode import encode_catalogue
 from crossrec.errors import ConfigError, UserError, explain
 from crossrec.model.integrity import write_checksums
-from crossrec.model.objectives import Objective
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log, stage
 from crossrec.schema import US_PER_DAY
@@ -182,8 +181,7 @@ def plan_training(config: Config, store: Store, prepared: Prepared, folders: Fol
         "prepared": prepared.digest,
         "as_of_us": prepared.as_of_us,
     }
-    objective = Objective(config.train.objective)
-    notes["scores"] = describe_scores(objective, config.evaluate.holdout_days)
+    notes["scores"] = describe_scores(config.train, config.evaluate.holdout_days)
     earlier = find_start(config, store)
     backbone, adapt_curve = config.model, list[dict[str, float]]()
     if earlier is None:

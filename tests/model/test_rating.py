@@ -9,7 +9,12 @@ from crossrec.data.replay import Histories
 from crossrec.model.biases import Biases, fit_biases
 from crossrec.model.inference import ItemState, user_queries
 from crossrec.model.objectives import ItemTable, Objective, Targets
-from crossrec.model.rating import RatingLoss, predict_ratings, start_from_biases
+from crossrec.model.rating import (
+    RatingLoss,
+    levels_of_items,
+    predict_ratings,
+    start_from_biases,
+)
 from crossrec.model.recommender import HistoryBatch, RatingHead, Recommender
 from tests.small import histories
 
@@ -116,6 +121,15 @@ def test_it_starts_from_the_levels_of_users_and_items() -> None:
     questions = asked.queries_BDW, asked.offsets_BD, items
     predicted = predict_ratings(questions, np.zeros(3, int), np.array([3, 14, 7]), BOUNDS)
     assert predicted.tolist() == pytest.approx([3.5 + levels[3], 1 + levels[3], 3 + levels[3]])
+
+
+def test_levels_of_a_night_are_those_of_its_own_ratings() -> None:
+    head = RatingHead(16, 2)
+    head.mean_D.copy_(torch.tensor([3.0, 2.0]))
+    levels_I = np.linspace(-1, 1, ITEMS)
+    found = levels_of_items(head, Biases(np.array([3.5, 2.0]), np.ones(2), levels_I, 1.0), BOUNDS)
+    np.testing.assert_allclose(found[:10], levels_I[:10] + 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found[10:], levels_I[10:], rtol=1e-6)
 
 
 def test_ratings_of_the_history_are_read_and_later_ones_are_not() -> None:

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -14,8 +15,9 @@ from crossrec.model.recommender import Recommender
 from crossrec.model.weights import BackboneFolder
 from crossrec.storage import Store
 from crossrec.train import fuse as fuse_module
+from crossrec.train.export import describe_scores
 from crossrec.train.fuse import SEQUENCE_MOMENTS, FusePlan, fuse, plan_moments
-from crossrec.train.moments import Moment
+from crossrec.train.moments import GatherJob, Moment
 from tests.small import shortlists
 
 MOMENTS = 16
@@ -178,3 +180,35 @@ def test_fuse_without_any_moment_keeps_step_0(
 def test_fuse_at_rate_0_keeps_step_0(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for fusions in fused(store, monkeypatch, SEEDS, rate=0.0).values():
         assert not differ(fusions["model"], fusions["step0"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_linked"),
+    [
+        ({}, False),
+        ({"probabilities": True}, True),
+        ({"objective": "contrastive", "probabilities": True}, True),
+        ({"objective": "gbce"}, True),
+        ({"objective": "mse"}, False),
+    ],
+)
+def test_fuse_fits_a_link_where_scores_are_to_be_probabilities(
+    store: Store, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], is_linked: bool
+) -> None:
+    """The hold-out's on days of the validation slice, the night's on those of the hold-out."""
+    asked: list[Moment] = []
+
+    def link(_: GatherJob, moment: Moment, fusion: Fusion) -> dict[str, dict[str, float]]:
+        asked.append(moment)
+        fusion.link_D2[:, 0] = moment.start
+        return {}
+
+    monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
+    monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: [])
+    monkeypatch.setattr(fuse_module, "_link", link)
+    train = TrainConfig(**settings)
+    fuse(LONG, store, PREPARED, train, seed=17)
+    slopes = [load_fusions(store, folder)["model"].link_D2[0, 0] for folder in (SELECTED, REFITTED)]
+    assert slopes == ([LONG.valid, LONG.holdout] if is_linked else [0, 0])
+    assert (describe_scores(train, 14)["unit"] == "probability") == is_linked
+    assert all(moment.with_sequence for moment in asked)
