@@ -36,8 +36,9 @@ class EventStates:
     """The state of each item on each day on which it had an event.
 
     keys: (N,) int64, sorted, (row << DAY_BITS) + day of each cell of the activity. cells: (N, F)
-    float32, the item's state at the start of that day. night: (I, F), every item's state on the day
-    that is predicted, which stands for that of events that are not part of the activity.
+    float16, because they are many: the item's state at the start of that day. night: (I, F)
+    float32, every item's state on the day that is predicted, which stands for that of events that
+    are not part of the activity.
     """
 
     keys: Array
@@ -53,7 +54,7 @@ class EventStates:
         newest_I = np.full(activity.items, activity.days.min(initial=0), np.int64)
         first_I = np.zeros(activity.items, np.int64)
         is_new_I = np.ones(activity.items, bool)
-        cells = np.zeros((len(activity.rows), len(STATE_NAMES)), np.float32)
+        cells = np.zeros((len(activity.rows), len(STATE_NAMES)), np.float16)
         order = np.argsort(activity.days, kind="stable")
         days, starts = np.unique(activity.days[order], return_index=True)
         for day, cell in zip(days.tolist(), np.split(order, starts)[1:], strict=True):
@@ -83,8 +84,7 @@ class EventStates:
         keys = _keys(rows, days)
         places = np.searchsorted(self.keys, keys)
         if self.night is None:
-            found: Array = self.cells[places]
-            return found
+            return self.cells[places].astype(np.float32)
         places = np.minimum(places, len(self.keys) - 1)
         is_known = self.keys[places] == keys
         return np.where(is_known[:, None], self.cells[places], self.night[rows])

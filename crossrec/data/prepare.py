@@ -40,7 +40,8 @@ from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 
 RECORD = "prepare.json"
-ROWS_PER_BUCKET = 1_000_000
+ROWS_PER_BUCKET = 250_000
+"""An actor that scored buckets of 800,000 held 1 GB beside model and items."""
 MIN_BUCKETS, MAX_BUCKETS = 32, 100_000
 
 

@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
+from crossrec.data.daily import add_up
 from crossrec.data.histories import (
     Prepared,
     read_activity,
     read_catalogue,
     read_histories,
 )
-from crossrec.schema import ACTIVITY, EVENT_VALUES, RATING, US_PER_DAY, USER_ID
+from crossrec.schema import EVENT_VALUES, RATING, US_PER_DAY, USER_ID
 from crossrec.storage import Store
 
 Array = np.ndarray
@@ -265,12 +265,8 @@ class Activity:
 
 def load_activity(store: Store, prepared: Prepared) -> Activity:
     """Add up the activity of all buckets; memory grows with (item, day) pairs, not with users."""
-    total = pl.DataFrame(pl.from_arrow(ACTIVITY.empty_table()))
-    for bucket in range(prepared.buckets):
-        part = pl.DataFrame(pl.from_arrow(read_activity(store, prepared, bucket)))
-        total = pl.concat([total, part]).group_by("row", "day").agg(pl.col("events").sum())
-    total = total.sort("row", "day")
-    rows, days, events = (total[name].to_numpy() for name in ("row", "day", "events"))
+    parts = (read_activity(store, prepared, bucket) for bucket in range(prepared.buckets))
+    rows, days, events = add_up(parts)
     return Activity(rows, days, events, prepared.items, _available(store, prepared))
 
 

@@ -49,7 +49,7 @@ def test_taste_is_what_items_were_like_when_they_were_chosen() -> None:
     total = TASTE_DECAY + 1
     assert column(features, "taste_is_new") == pytest.approx([1 / total, 1])
     assert column(features, "taste_log_age")[0] == pytest.approx(
-        TASTE_DECAY * math.log(1 + 4) / total
+        TASTE_DECAY * math.log(1 + 4) / total, rel=1e-3
     )
 
 
