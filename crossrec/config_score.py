@@ -40,6 +40,9 @@ class CandidateRules(Section):
     `data.users`]: ["min_age", "<=", "age"], ["needs_consent", "==", "consent"]; all must hold. A
     null, or a false, of the item requires nothing; a null of the user fulfils nothing, so that
     users whom `data.users` does not name get no item that requires anything."""
+    check_texts: bool = False
+    """Look for new items whose text is empty, copied, repetitive, overlong or attracts unusually
+    many users; until somebody has chosen such an item, one user in fifty may be shown it."""
     max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """By column of `data.items` (brand, category), how many items of one value a list may hold;
     nulls are no value."""

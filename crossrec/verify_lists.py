@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from crossrec.data.attributes import NO_VALUE
 from crossrec.data.candidates import Candidates
 from crossrec.data.hashing import hash_strings
+from crossrec.data.texts import is_on_trial
 from crossrec.data.traits import traits_of
 from crossrec.schema import SCORES, USER_ID
 
@@ -229,15 +230,20 @@ def _check_rules(rows: Array, owners: Array, whose: pa.Array, allowed: Allowed) 
 
 
 def _check_requires(rows: Array, owners: Array, users: BucketUsers, allowed: Allowed) -> None:
-    """Look that the users fulfil what the items in rows (N,) require."""
-    requires = allowed.candidates.requires
-    if requires is None or not requires.codes.any():
-        return
-    refused = requires.refused(users.traits, len(users.user_ids))[owners, requires.codes[rows]]
-    if refused.any():
-        found = repr(allowed.items.ids[int(rows[np.argmax(refused)])].as_py())
-        expected = "only items whose score.candidates.requires the user fulfils"
-        refuse(refused, (expected, found), users.user_ids, owners)
+    """Look that users may have the items in rows (N,), by what these require and by their texts."""
+    requires, limited = allowed.candidates.requires, allowed.candidates.limited
+    checks = []
+    if requires is not None and requires.codes.any():
+        by_kind = requires.refused(users.traits, len(users.user_ids))
+        said = "only items whose score.candidates.requires the user fulfils"
+        checks.append((said, by_kind[owners, requires.codes[rows]]))
+    if limited is not None and limited.any():
+        said = "no item that score.candidates.check_texts keeps from most users"
+        checks.append((said, limited[rows] & ~is_on_trial(users.user_ids)[owners]))
+    for said, refused in checks:
+        if refused.any():
+            found = repr(allowed.items.ids[int(rows[np.argmax(refused)])].as_py())
+            refuse(refused, (said, found), users.user_ids, owners)
 
 
 def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIndex) -> Array:

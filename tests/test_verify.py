@@ -295,6 +295,19 @@ def test_item_that_requires_something_is_not_for_unknown_users(tmp_path: Path) -
         publish(config_of(store, "r1"), store)
 
 
+def test_item_of_a_doubtful_text_is_not_published_for_most_users(tmp_path: Path) -> None:
+    """All have i2 in their lists; one in fifty may."""
+    store = Store(str(tmp_path))
+    folder = write_run(store, "r1")
+    path = f"{folder}/candidates/domain=shop.parquet"
+    table = pa.table({"allowed": [True] * 4, "limited": [False, True, False, False]})
+    store.write_parquet(path, table)
+    with pytest.raises(CrossrecError, match=r"keeps from most users, found 'i2' for"):
+        publish(config_of(store, "r1"), store)
+    store.write_parquet(path, table.set_column(1, "limited", [[False, False, True, True]]))
+    publish(config_of(store, "r1"), store)
+
+
 def test_plan_of_another_input_is_not_published(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     folder = write_run(store, "r1")

@@ -6,6 +6,7 @@ In: the rules, the items' files and the Parquet of `allow` and `deny`. Out, for 
         allowed         bool
         group.<column>  int32, for each of `max_per`: equal numbers are equal values, -1 is none
         requires        int32, where there is `requires`: what it requires, by a number
+        limited         bool, where there is `check_texts`: whether few users may be shown it
     runs/<run_id>/candidates/rules.json             `max_per`, and what the numbers mean
 
     write_candidates(config, store, prepared, rules_of(config, store), day)
@@ -41,6 +42,7 @@ from crossrec.data.items import first_days
 from crossrec.data.kinds import is_text
 from crossrec.data.pins import pin_inputs
 from crossrec.data.requires import Requires, RequiresCoder, check_requires
+from crossrec.data.texts import FINDINGS
 from crossrec.errors import ConfigError, InputError, explain
 from crossrec.runlog import log
 from crossrec.schema import DOMAIN, ITEM_ID, domain_folder
@@ -58,13 +60,15 @@ class Candidates:
 
     allowed: (I,) bool, whether lists may hold the item. groups: by column of `max_per`, (I,) int32
     codes of values, NO_VALUE where there is none. most: by the same columns, how many items of one
-    value a list may hold. requires: what items require of their user, where any rule asks.
+    value a list may hold. requires: what items require of their user, where any rule asks. limited:
+    (I,) bool, which items are for users on trial alone (`data.texts`), where texts are looked at.
     """
 
     allowed: Array
     groups: Mapping[str, Array] = field(default_factory=dict)
     most: Mapping[str, int] = field(default_factory=dict)
     requires: Requires | None = None
+    limited: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,10 @@ class FoundRules:
             for name, source in self.lists.items()
         }
         said = self.rules.model_dump(mode="json")
-        if not self.rules.requires:
-            # Plans stay what they were. Users' columns are read anew by incremental nights, too.
-            del said["requires"]
-        return {**said, "files": files}
+        # What is not asked for is not there: plans stay what they were. Users' columns are read
+        # anew by incremental nights, too.
+        later = {name: said.pop(name) for name in ("requires", "check_texts")}
+        return {**said, **{name: rule for name, rule in later.items() if rule}, "files": files}
 
 
 def rules_of(config: Config, store: Store) -> FoundRules:
@@ -112,6 +116,8 @@ def write_candidates(
     config: Config, store: Store, prepared: Prepared, found: FoundRules, day: int
 ) -> str:
     """Apply the rules as of a day, once a run, and return the folder of what was found.
+
+    Where texts are to be looked at, texts.FINDINGS is there already.
 
     Raises:
         ConfigError: a rule names a column or a domain that is not there, or cannot be computed.
@@ -140,6 +146,7 @@ def write_candidates(
         allowed &= (named | ~limited) if name == "allow" else ~named
     read = _read_items(found.items, rules, index, day)
     allowed &= read.allowed
+    findings = store.read_parquet(f"{folder}/{FINDINGS}") if rules.check_texts else None
     for name, (start, stop) in zip(names, itertools.pairwise(starts.tolist()), strict=True):
         kept, items = int(allowed[start:stop].sum()), stop - start
         if kept < items:
@@ -150,6 +157,9 @@ def write_candidates(
             codes = applied["requires"] = read.requires.codes[start:stop]
             asking = int((codes > 0).sum())
             log.info("score: %s items of %r require something of users", f"{asking:,}", name)
+        if findings is not None:
+            rows = findings.filter(pc.field(DOMAIN) == name).column("row").to_numpy()
+            applied["limited"] = np.isin(np.arange(items), rows)
         store.write_parquet(f"{folder}/{domain_folder(name)}.parquet", pa.table(applied))
     said: dict[str, Any] = {"max_per": rules.max_per}
     if read.requires:
@@ -168,7 +178,8 @@ def read_candidates(store: Store, folder: str, domain: str) -> Candidates:
     if told := rules.get("requires"):
         conditions, kinds = (tuple(map(tuple, told[name])) for name in ("conditions", "kinds"))
         requires = Requires(table.column("requires").to_numpy(), conditions, kinds)
-    return Candidates(table.column("allowed").to_numpy(), groups, most, requires)
+    limited = table.column("limited").to_numpy() if "limited" in table.column_names else None
+    return Candidates(table.column("allowed").to_numpy(), groups, most, requires, limited)
 
 
 def _read_list(source: Input, index: ItemIndex) -> tuple[Array, Array]:

@@ -21,6 +21,7 @@ from crossrec.data.attributes import NO_VALUE
 from crossrec.data.candidates import Candidates
 from crossrec.data.replay import Histories
 from crossrec.data.requires import Requires
+from crossrec.data.texts import is_on_trial
 from crossrec.score.shortlist import shortlist_top_k
 from crossrec.score.topk import LeftOut, SparseScores, top_k
 
@@ -60,13 +61,15 @@ class Rules:
     """What lists of a domain must not hold.
 
     allowed_I: (I,) bool, which items are candidates; None: all. groups: of which no list has too
-    many. requires: what items require of their user.
+    many. requires: what items require of their user, kinds_I by which kind. limited_I: 1 for items
+    that are for users on trial alone, else 0.
     """
 
     allowed_I: Tensor | None
     groups: Sequence[Group]
     requires: Requires | None = None
     kinds_I: Tensor | None = None
+    limited_I: Tensor | None = None
 
     @classmethod
     def of(cls, found: Candidates | None, device: torch.device) -> "Rules":
@@ -79,13 +82,16 @@ class Rules:
         ]
         allowed = torch.tensor(found.allowed, device=device)
         allowed_I = None if found.allowed.all() else allowed
-        if found.requires is None or not found.requires.codes.any():
-            return cls(allowed_I, groups)
-        kinds_I = torch.tensor(found.requires.codes, dtype=torch.int64, device=device)
-        return cls(allowed_I, groups, found.requires, kinds_I)
+        requires = kinds_I = limited_I = None
+        if found.requires is not None and found.requires.codes.any():
+            requires = found.requires
+            kinds_I = torch.tensor(requires.codes, dtype=torch.int64, device=device)
+        if found.limited is not None and found.limited.any():
+            limited_I = torch.tensor(found.limited, dtype=torch.int64, device=device)
+        return cls(allowed_I, groups, requires, kinds_I, limited_I)
 
     def left_out(self, users: Histories) -> list[LeftOut]:
-        """Return what `top_k` leaves out for some users, of whom only their traits count."""
+        """Return what `top_k` leaves out for some users, of whom only ids and traits count."""
         found: list[LeftOut] = []
         if self.allowed_I is not None:
             refused_1I = ~self.allowed_I.unsqueeze(0)
@@ -93,6 +99,10 @@ class Rules:
         if self.requires is not None and self.kinds_I is not None:
             refused = self.requires.refused(users.traits, len(users.user_ids))
             found.append(Refused(self.kinds_I, torch.from_numpy(refused).to(self.kinds_I.device)))
+        if self.limited_I is not None:
+            is_refused_B = ~torch.from_numpy(is_on_trial(users.user_ids)).to(self.limited_I.device)
+            refused_B2 = torch.stack([torch.zeros_like(is_refused_B), is_refused_B], 1)
+            found.append(Refused(self.limited_I, refused_B2))
         return found
 
     def kept(self, rows_N: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Stage 4, score: every user's best items of every domain.
 
     runs/<run_id>/plan.json                        what the run does; another plan is refused
-    runs/<run_id>/candidates/                      which items lists may hold
+    runs/<run_id>/candidates/                      which items lists may hold, doubtful texts
     runs/<run_id>/traits/                          what rules look at of users
     runs/<run_id>/items/                           the item side of all scores, and prices
     runs/<run_id>/scores/domain=<d>/bucket-*.parquet
@@ -14,6 +14,7 @@ A rerun does what is missing.
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from crossrec.data.traitfiles import write_traits
 from crossrec.increment import find_increment
 from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, US_PER_DAY
+from crossrec.score.attraction import write_findings
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import ITEMS, NIGHT, build_items
 from crossrec.score.lists import to_table
@@ -67,10 +69,9 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             earlier = Earlier(increment.previous, before, was)
             pinned = open_prepared(store, increment.plan["prepared"])
             day = pinned.as_of_us // US_PER_DAY + 1
-            items, candidates = increment.items, increment.candidates
+            items = increment.items
         else:
             day = prepared.as_of_us // US_PER_DAY + 1
-            candidates = write_candidates(config, store, prepared, rules, day)
             items = f"{run}/items"
             if not store.exists(f"{items}/{ITEMS}"):
                 build_items(store, prepared, model, day, NIGHT, items)
@@ -85,13 +86,18 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             top_k=config.score.top_k,
             done=f"{run}/done",
             new_places=new_places(config, config.score.top_k),
-            candidates=candidates,
+            candidates=increment.candidates if increment else None,
             earlier=earlier,
             halved=config.score.precision == "bf16",
             steered={"model": steering} if steering.is_on else {},
             explain=config.score.explain,
             traits=traits,
         )
+        if not increment:
+            if rules.rules.check_texts:
+                facts["texts"] = write_findings(job, f"{run}/candidates")
+            candidates = write_candidates(config, store, prepared, rules, day)
+            job = replace(job, candidates=candidates)
         if steering.popularity_control:
             write_prices(job)
         facts |= {

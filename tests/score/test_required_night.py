@@ -1,4 +1,4 @@
-"""Items that require an age of their user: a full night and an incremental one after it."""
+"""Items that require an age of their user, and doubtful texts: a full night, an incremental one."""
 
 import shutil
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
+from crossrec.data.texts import COPIED, EMPTY, FINDINGS, is_on_trial
 from crossrec.errors import CrossrecError
 from crossrec.nightly import nightly
 from crossrec.publish import publish
@@ -21,7 +22,7 @@ from tests.nights import DOMAINS, Night, change
 
 pytestmark = pytest.mark.slow
 
-RULES = {"requires": [["min_age", "<=", "age"]]}
+RULES = {"requires": [["min_age", "<=", "age"]], "check_texts": True}
 FULL, MONDAY = "required", "monday"
 
 
@@ -45,13 +46,25 @@ def lists_keep_to(store: Store, min_ages: dict[Any, int | None], ages: dict[str,
     return asking
 
 
+def copy_of_an_item(night: Night) -> dict[str, Any]:
+    """Return an item of shop with the text of another, which has events."""
+    event = next(row for row in night.events.to_pylist() if row["domain"] == "shop")
+    key = event["domain"], event["item_id"]
+    items = night.items.to_pylist()
+    row = next(row for row in items if (row["domain"], row["item_id"]) == key)
+    return {**row, "item_id": "copy"}
+
+
 def test_no_list_of_a_night_holds_what_its_user_does_not_fulfil(
     night: Night, tmp_path: Path
 ) -> None:
     shutil.copytree(night.store.full_path(""), tmp_path / "store")
     store, draw = Store(str(tmp_path / "store")), np.random.default_rng(17)
-    drawn = [[None, 12, 18][one] for one in draw.integers(0, 3, len(night.items))]
-    items = night.items.append_column("min_age", pa.array(drawn, pa.int8()))
+    copied, blank = copy_of_an_item(night), {"item_id": "blank", "domain": "shop"}
+    more = pa.Table.from_pylist([copied, blank], night.items.schema)
+    items = pa.concat_tables([night.items, more])
+    drawn = [[None, 12, 18][one] for one in draw.integers(0, 3, len(night.items))] + [None] * 2
+    items = items.append_column("min_age", pa.array(drawn, pa.int8()))
     store.write_parquet("input/aged.parquet", items)
     keys = zip(items["domain"].to_pylist(), items["item_id"].to_pylist(), strict=True)
     min_ages = dict(zip(keys, drawn, strict=True))
@@ -77,6 +90,16 @@ def test_no_list_of_a_night_holds_what_its_user_does_not_fulfil(
     for row in store.read_parquet(f"runs/{FULL}/defaults.parquet").to_pylist():
         assert row["item_ids"]
         assert all(min_ages[row["domain"], item] is None for item in row["item_ids"])
+
+    findings = store.read_parquet(f"runs/{FULL}/candidates/{FINDINGS}").to_pylist()
+    reasons = {(row["item_id"], row["reason"]) for row in findings}
+    assert reasons >= {("copy", COPIED), ("blank", EMPTY)}
+    shop = read_scores(store.root, domain="shop").read_all()
+    chosen = dict(zip(users, is_on_trial(pa.array(users)), strict=True))
+    doubtful = {row["item_id"] for row in findings if row["domain"] == "shop"}
+    holders = [row["user_id"] for row in shop.to_pylist() if doubtful & {*row["item_ids"]}]
+    assert all(chosen[user] for user in holders)
+    assert holders
 
     grown, shy = (next(u for u in ages if ages[u] == age) for age in (9, 40))
     now = {**ages, grown: 18, shy: None}
