@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -257,7 +257,7 @@ def test_wrong_list_for_unknown_users_is_not_published(
         publish(config_of(store, "r1"), store)
 
 
-def require(store: Store, folder: str, ages: list[float | None]) -> None:
+def require(store: Store, folder: str, ages: Sequence[float | None]) -> None:
     """Let i2 require an age of 18 of the users, who are as old in every bucket."""
     rules = {"max_per": {}, "requires": {"conditions": [["<=", "age"]], "kinds": [[None], [18.0]]}}
     store.write_json(f"{folder}/candidates/rules.json", rules)

@@ -41,7 +41,7 @@ def texts() -> tuple[list[str], torch.Tensor]:
     vectors = np.concatenate([honest, np.ones((1, TASTES)), honest[5:6], np.zeros((1, TASTES))])
     vectors[:-1] /= np.linalg.norm(vectors[:-1], axis=1, keepdims=True)
     said = [f"thing {row} for those of taste {taste}" for row, taste in enumerate(tastes)]
-    everything = " ".join(f"taste {taste}" for taste in range(TASTES))
+    everything = " ".join(f"taste{taste}" for taste in range(TASTES))
     return [*said, everything, said[5], ""], torch.from_numpy(vectors).float()
 
 
@@ -124,7 +124,7 @@ def test_stuffed_text_reaches_few_lists_and_honest_items_are_left_alone(users: H
 
 def test_a_text_attracts_those_who_have_not_had_it(users: Histories) -> None:
     shares = attracted(make_scorer(users), users, DAY, "shop")
-    assert shares[STUFFED] > 0.9
+    assert shares[STUFFED] > 0.7
     assert 0 < np.delete(shares, STUFFED).max() < 0.3
 
 

@@ -32,7 +32,9 @@ def write_users(store: Store, name: str, ages: dict[str, int | None]) -> str:
     return store.uri(f"input/{name}.parquet")
 
 
-def lists_keep_to(store: Store, min_ages: dict[Any, int | None], ages: dict[str, int | None]) -> int:
+def lists_keep_to(
+    store: Store, min_ages: dict[Any, int | None], ages: dict[str, int | None]
+) -> int:
     """Look at all lists that readers find; return how many items in them require something."""
     asking = 0
     for domain in DOMAINS:
