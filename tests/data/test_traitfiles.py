@@ -31,10 +31,21 @@ def test_each_bucket_has_the_traits_of_its_users(store: Store) -> None:
         table = pa.table([own, [[1]] * len(own), [[0]] * len(own)], schema=schema.HISTORIES)
         store.write_parquet(histories_path("prepared/p", bucket), table)
     prepared = Prepared("prepared/p", "p", (DomainRange("shop", 0, 2, 9),), BUCKETS, 20, 20, 2, 0)
-    first: dict[str, Any] = {"user_id": [*USERS[:9], None], "age": pa.array(range(10)), "country": ["de"] * 10}
+    first: dict[str, Any] = {
+        "user_id": [*USERS[:9], None],
+        "age": pa.array(range(10)),
+        "country": ["de"] * 10,
+    }
     # A file may lack a column, and have dictionaries.
-    second: dict[str, Any] = {"user_id": pa.array([USERS[3], *USERS[9:15], "gone"]).dictionary_encode()}
-    third: dict[str, Any] = {"user_id": [USERS[15]], "country": [None], "consent": [True], "age": [None]}
+    second: dict[str, Any] = {
+        "user_id": pa.array([USERS[3], *USERS[9:15], "gone"]).dictionary_encode()
+    }
+    third: dict[str, Any] = {
+        "user_id": [USERS[15]],
+        "country": [None],
+        "consent": [True],
+        "age": [None],
+    }
     for number, columns in enumerate((first, second, third)):
         store.write_parquet(f"in/users/{number}.parquet", pa.table(columns))
     users = list_input("users", store.uri("in/users"), store.options)
