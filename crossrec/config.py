@@ -47,7 +47,7 @@ class DataConfig(Section):
     """Parquet file or folder of items."""
     users: str | None = None
     """Parquet with a `user_id` column: users who get lists even without events; `evaluate.groups`
-    reads its other columns."""
+    and `score.candidates.requires` read its other columns."""
     forget: str | None = None
     """Parquet with a `user_id` column: users who asked to be forgotten. Nothing of theirs is kept,
     not even as a reject, trained on or listed; `publish.py purge` clears earlier runs of them."""
@@ -154,6 +154,8 @@ class Config(Section):
         model, train = self.model, self.train
         if self.evaluate.groups.users and self.data.users is None:
             raise ValueError("evaluate.groups.users needs data.users, whose columns they are")
+        if self.score.candidates.requires and self.data.users is None:
+            raise ValueError("score.candidates.requires needs data.users, whose columns it names")
         asks = {
             "train.layer_decay": train.layer_decay != 1,
             "train.unfreeze_epochs": train.unfreeze_epochs > 0,

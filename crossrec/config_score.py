@@ -13,6 +13,9 @@ EVERY_DOMAIN = "*"
 
 Condition = tuple[str, str, Any]
 
+Requirement = tuple[str, Literal["<=", ">=", "==", "!="], str]
+"""Column of items, operator, column of users: ("min_age", "<=", "age")."""
+
 
 class CandidateRules(Section):
     """What lists may hold of what their users have not seen: what every rule lets through.
@@ -32,6 +35,14 @@ class CandidateRules(Section):
     """By domain, or "*" for every domain, what columns of `data.items` must say, as filters of
     pyarrow: [["price", "<", 50], ["category", "not in", ["toys"]]]; of several such lists one must
     be fulfilled. A null fulfils nothing."""
+    requires: tuple[Requirement, ...] = ()
+    """What items require of their user, each [column of `data.items`, operator, column of
+    `data.users`]: ["min_age", "<=", "age"], ["needs_consent", "==", "consent"]; all must hold. A
+    null, or a false, of the item requires nothing; a null of the user fulfils nothing, so that
+    users whom `data.users` does not name get no item that requires anything."""
+    check_texts: bool = False
+    """Look for new items whose text is empty, copied, repetitive, overlong or attracts unusually
+    many users; until somebody has chosen such an item, one user in fifty may be shown it."""
     max_per: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """By column of `data.items` (brand, category), how many items of one value a list may hold;
     nulls are no value."""

@@ -6,6 +6,7 @@ Each stage finds what is done already, so that the same command continues a nigh
 from typing import Any
 
 from crossrec.config import Config
+from crossrec.data.candidates import rules_of
 from crossrec.data.histories import open_prepared
 from crossrec.data.prepare import prepare
 from crossrec.evaluate.groupcolumns import check_groups
@@ -35,6 +36,7 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     prepared = prepare(config, store)
     # Before hours of training.
     listed_domains(config, open_prepared(store, prepared["prepared"]))
+    rules_of(config, store)
     check_groups(config, store)
     rest(config, store)
     finetuned = finetune(config, store)

@@ -29,6 +29,7 @@ from crossrec.data.histories import (
     histories_path,
     open_prepared,
 )
+from crossrec.data.traits import with_traits
 from crossrec.errors import CrossrecError, explain
 from crossrec.runlog import log
 from crossrec.storage import Store
@@ -101,7 +102,9 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
     defaults = _read_defaults(store, f"{folder}/defaults.parquet", plan["domains"])
     for domain in plan["domains"]:
         candidates = _candidates(store, f"runs/{plan.get('full', plan['run_id'])}", ranges[domain])
-        check = _Check(store, prepared, ranges[domain], candidates, plan["top_k"], reasons)
+        traits = None if candidates.requires is None else f"{folder}/traits"
+        allowed = _allowed(store, prepared, ranges[domain], candidates, plan["top_k"])
+        check = _Check(store, prepared, ranges[domain], allowed, reasons, traits)
         _check_default(check, defaults)
         check_files(check, [file for file in files if file["domain"] == domain])
         log.info("publish: verified %r", domain)
@@ -131,26 +134,29 @@ def _candidates(store: Store, folder: str, domain: DomainRange) -> Candidates:
     return found
 
 
-class _Check:
-    """What the files of one domain are held against."""
+def _allowed(
+    store: Store, prepared: Prepared, domain: DomainRange, candidates: Candidates, top_k: int
+) -> Allowed:
+    ids = store.read_parquet(catalogue_path(prepared.folder, domain.name), [schema.ITEM_ID])
+    return Allowed(ItemIndex(ids[schema.ITEM_ID]), candidates, top_k)
 
-    def __init__(
-        self,
-        store: Store,
-        prepared: Prepared,
-        domain: DomainRange,
-        candidates: Candidates,
-        top_k: int,
-        reasons: Reasons | None,
-    ) -> None:
-        self.store, self.prepared, self.domain, self.reasons = store, prepared, domain, reasons
-        ids = store.read_parquet(catalogue_path(prepared.folder, domain.name), [schema.ITEM_ID])
-        self.allowed = Allowed(ItemIndex(ids[schema.ITEM_ID]), candidates, top_k)
+
+@dataclass(frozen=True)
+class _Check:
+    """What the files of one domain are held against; traits: folder of those of users."""
+
+    store: Store
+    prepared: Prepared
+    domain: DomainRange
+    allowed: Allowed
+    reasons: Reasons | None
+    traits: str | None
 
     def check_lists(self, parquet: pq.ParquetFile, bucket: int) -> None:
         """Hold the lists of a bucket against who is in it and what they have had."""
         columns = [schema.USER_ID, "rows"]
         histories = self.store.read_parquet(histories_path(self.prepared.folder, bucket), columns)
+        histories = with_traits(self.store, self.traits, bucket, histories)
         users = bucket_users(histories, self.domain.start, self.domain.stop)
         check_lists(parquet, users, self.allowed)
         if self.reasons is not None:

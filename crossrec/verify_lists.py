@@ -10,8 +10,8 @@ Out: nothing, or the first thing that is wrong. A part of the file at a time is 
 nothing is done user by user.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from crossrec.data.attributes import NO_VALUE
 from crossrec.data.candidates import Candidates
 from crossrec.data.hashing import hash_strings
+from crossrec.data.texts import is_on_trial
+from crossrec.data.traits import traits_of
 from crossrec.schema import SCORES, USER_ID
 
 Array = np.ndarray
@@ -51,19 +53,31 @@ class BucketUsers:
     """The users of a bucket in their order, and the rows that each has seen within a domain.
 
     user_ids: (U,) strings. offsets: (U + 1,) int64. rows: (S,) int64, from 0 for the domain's
-    first item; user u has seen rows[offsets[u]:offsets[u + 1]].
+    first item; user u has seen rows[offsets[u]:offsets[u + 1]]. traits: (U,) each, what rules look
+    at of the users.
     """
 
     user_ids: pa.Array
     offsets: Array
     rows: Array
+    traits: Mapping[str, pa.Array] = field(default_factory=dict)
+
+    def part(self, first: int, last: int) -> "BucketUsers":
+        """Return users first..last-1."""
+        offsets = self.offsets[first : last + 1]
+        return BucketUsers(
+            self.user_ids.slice(first, last - first),
+            offsets - offsets[0],
+            self.rows[offsets[0] : offsets[-1]],
+            {name: trait.slice(first, last - first) for name, trait in self.traits.items()},
+        )
 
 
 def bucket_users(histories: pa.Table, start: int, stop: int) -> BucketUsers:
     """Return who is in a bucket, and what they have seen of catalogue rows start..stop-1.
 
     Args:
-        histories: at least columns `user_id` and `rows` of schema.HISTORIES.
+        histories: at least columns `user_id` and `rows` of schema.HISTORIES, and traits.
         start: the domain's first row.
         stop: the row after its last.
     """
@@ -73,7 +87,8 @@ def bucket_users(histories: pa.Table, start: int, stop: int) -> BucketUsers:
     inside = (rows >= start) & (rows < stop)
     inside_before = np.concatenate([[0], np.cumsum(inside, dtype=np.int64)])
     user_ids = histories.column(USER_ID).combine_chunks()
-    return BucketUsers(user_ids, inside_before[ends], rows[inside].astype(np.int64) - start)
+    seen = rows[inside].astype(np.int64) - start
+    return BucketUsers(user_ids, inside_before[ends], seen, traits_of(histories))
 
 
 class ItemIndex:
@@ -154,10 +169,7 @@ def check_lists(parquet: pq.ParquetFile, users: BucketUsers, allowed: Allowed) -
     )
     for batch in batches:
         last = first + len(batch)
-        offsets = users.offsets[first : last + 1]
-        rows = users.rows[offsets[0] : offsets[-1]]
-        user_ids = users.user_ids.slice(first, len(batch))
-        check_batch(batch, BucketUsers(user_ids, offsets - offsets[0], rows), allowed)
+        check_batch(batch, users.part(first, last), allowed)
         first = last
 
 
@@ -178,6 +190,7 @@ def check_batch(batch: pa.RecordBatch, users: BucketUsers, allowed: Allowed) -> 
     _check_scores(score_lists.flatten(), owners, whose)
     rows = _check_items(id_lists.flatten(), owners, users, allowed.items)
     _check_rules(rows, owners, whose, allowed)
+    _check_requires(rows, owners, users, allowed)
 
 
 def _check_shape(id_lists: pa.Array, score_lists: pa.Array, whose: pa.Array, top_k: int) -> Array:
@@ -214,6 +227,23 @@ def _check_rules(rows: Array, owners: Array, whose: pa.Array, allowed: Allowed) 
         most = found.most[column]
         too_many = np.isin(keys, values[counts > most]) & (codes[rows] != NO_VALUE)
         refuse(too_many, (f"at most {most} items of one {column} a list", "more"), whose, owners)
+
+
+def _check_requires(rows: Array, owners: Array, users: BucketUsers, allowed: Allowed) -> None:
+    """Look that users may have the items in rows (N,), by what these require and by their texts."""
+    requires, limited = allowed.candidates.requires, allowed.candidates.limited
+    checks = []
+    if requires is not None and requires.codes.any():
+        by_kind = requires.refused(users.traits, len(users.user_ids))
+        said = "only items whose score.candidates.requires the user fulfils"
+        checks.append((said, by_kind[owners, requires.codes[rows]]))
+    if limited is not None and limited.any():
+        said = "no item that score.candidates.check_texts keeps from most users"
+        checks.append((said, limited[rows] & ~is_on_trial(users.user_ids)[owners]))
+    for said, refused in checks:
+        if refused.any():
+            found = repr(allowed.items.ids[int(rows[np.argmax(refused)])].as_py())
+            refuse(refused, (said, found), users.user_ids, owners)
 
 
 def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIndex) -> Array:

@@ -63,6 +63,8 @@ def write_traces(store: Store, user: str) -> None:
     rejects = pa.table({"user_id": [user, None], "reason": ["no", "no"]})
     store.write_parquet("runs/r1/rejects/events-0.parquet", rejects)
     store.write_parquet("prepared/p1/rejects/events-0.parquet", rejects)
+    traits = pa.table({"user_id": [user, "other"], "trait.age": [17.0, None]})
+    store.write_parquet("runs/r1/traits/bucket-00000.parquet", traits)
     sample = [{"user_id": name, "history": [], "lists": {}, "next": []} for name in (user, "other")]
     store.write_json("runs/r1/sample.json", sample)
     store.write_json("runs/r1/metrics.json", {"run_id": "r1", "systems": {}})
@@ -91,11 +93,11 @@ def check_published(store: Store, run_id: str, gone: str) -> None:
 def test_purge_leaves_nothing_of_a_user(store: Store, gone: list[str], tmp_path: Path) -> None:
     publish_run(store, "r1")
     write_traces(store, gone[0])
-    # Two files of lists, histories, two judged lists, rejects twice, sample and report.
-    assert len(names_user(store, gone[0])) == 9
+    # Two files of lists, histories, two judged lists, rejects twice, traits, sample and report.
+    assert len(names_user(store, gone[0])) == 10
     summary = purge(purge_config(store, tmp_path), store)
     assert names_user(store, gone[0]) == []
-    assert (summary["users"], summary["files"]) == (2, 9)
+    assert (summary["users"], summary["files"]) == (2, 10)
     check_published(store, "r1", gone[0])
     assert "other" in store.read_bytes("runs/r1/sample.json").decode()
     assert store.read_parquet("runs/r1/holdout/domain=shop/bucket-00000.x.parquet").num_rows == 1

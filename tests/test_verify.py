@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 
 from crossrec import schema, verify
 from crossrec.data.candidates import Candidates
+from crossrec.data.traits import traits_path
 from crossrec.errors import CrossrecError
 from crossrec.publish import publish
 from crossrec.storage import Store
@@ -22,6 +23,7 @@ from crossrec.verify_lists import (
     check_batch,
 )
 from tests.runs import (
+    BUCKETS,
     DOMAINS,
     SEEN,
     TOP_K,
@@ -253,6 +255,57 @@ def test_wrong_list_for_unknown_users_is_not_published(
     store.write_parquet(f"{folder}/defaults.parquet", defaults)
     with pytest.raises(CrossrecError, match=f"defaults.parquet: expected {where}.*run score again"):
         publish(config_of(store, "r1"), store)
+
+
+def require(store: Store, folder: str, ages: Sequence[float | None]) -> None:
+    """Let i2 require an age of 18 of the users, who are as old in every bucket."""
+    rules = {"max_per": {}, "requires": {"conditions": [["<=", "age"]], "kinds": [[None], [18.0]]}}
+    store.write_json(f"{folder}/candidates/rules.json", rules)
+    for domain in DOMAINS:
+        table = pa.table({"allowed": [True] * 4, "requires": pa.array([0, 1, 0, 0], pa.int32())})
+        path = f"{folder}/candidates/{schema.domain_folder(domain)}.parquet"
+        store.write_parquet(path, table)
+    for bucket in range(BUCKETS):
+        users = {"user_id": bucket_user_ids(bucket), "trait.age": pa.array(ages, pa.float64())}
+        store.write_parquet(traits_path(f"{folder}/traits", bucket), pa.table(users))
+
+
+def test_item_that_its_user_does_not_fulfil_is_not_published(tmp_path: Path) -> None:
+    """All have i1 and i2 in their lists."""
+    store = Store(str(tmp_path))
+    require(store, write_run(store, "r1"), [18, 40, 99.5])
+    publish(config_of(store, "r1"), store)
+    before = store.read_bytes("current.json")
+    for ages in ([18, 17, 99], [18, None, 99]):
+        require(store, write_run(store, "r2"), ages)
+        said = rf"requires the user fulfils, found 'i2' for '{bucket_user_ids(0)[1]}'"
+        with pytest.raises(CrossrecError, match=said):
+            publish(config_of(store, "r2"), store)
+    assert store.read_bytes("current.json") == before
+
+
+def test_item_that_requires_something_is_not_for_unknown_users(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    folder = write_run(store, "r1")
+    require(store, folder, [18, 40, 99])
+    columns = {"domain": DOMAINS, "item_ids": [["i1"], ["i2"]], "scores": [[1.0]] * 2}
+    defaults = pa.table(columns, schema=schema.DEFAULTS)
+    store.write_parquet(f"{folder}/defaults.parquet", defaults)
+    with pytest.raises(CrossrecError, match=r"defaults\.parquet: .*fulfils, found 'i2' for 'shop'"):
+        publish(config_of(store, "r1"), store)
+
+
+def test_item_of_a_doubtful_text_is_not_published_for_most_users(tmp_path: Path) -> None:
+    """All have i2 in their lists; one in fifty may."""
+    store = Store(str(tmp_path))
+    folder = write_run(store, "r1")
+    path = f"{folder}/candidates/domain=shop.parquet"
+    table = pa.table({"allowed": [True] * 4, "limited": [False, True, False, False]})
+    store.write_parquet(path, table)
+    with pytest.raises(CrossrecError, match=r"keeps from most users, found 'i2' for"):
+        publish(config_of(store, "r1"), store)
+    store.write_parquet(path, table.set_column(1, "limited", [[False, False, True, True]]))
+    publish(config_of(store, "r1"), store)
 
 
 def test_plan_of_another_input_is_not_published(tmp_path: Path) -> None:

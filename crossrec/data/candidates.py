@@ -5,6 +5,9 @@ In: the rules, the items' files and the Parquet of `allow` and `deny`. Out, for 
     runs/<run_id>/candidates/domain=<d>.parquet     one row an item, in the order of the catalogue:
         allowed         bool
         group.<column>  int32, for each of `max_per`: equal numbers are equal values, -1 is none
+        requires        int32, where there is `requires`: what it requires, by a number
+        limited         bool, where there is `check_texts`: whether few users may be shown it
+    runs/<run_id>/candidates/rules.json             `max_per`, and what the numbers mean
 
     write_candidates(config, store, prepared, rules_of(config, store), day)
     found = read_candidates(store, "runs/2014-06-08/candidates", "shop")
@@ -38,6 +41,8 @@ from crossrec.data.inputs import (
 from crossrec.data.items import first_days
 from crossrec.data.kinds import is_text
 from crossrec.data.pins import pin_inputs
+from crossrec.data.requires import Requires, RequiresCoder, check_requires
+from crossrec.data.texts import FINDINGS
 from crossrec.errors import ConfigError, InputError, explain
 from crossrec.runlog import log
 from crossrec.schema import DOMAIN, ITEM_ID, domain_folder
@@ -55,21 +60,25 @@ class Candidates:
 
     allowed: (I,) bool, whether lists may hold the item. groups: by column of `max_per`, (I,) int32
     codes of values, NO_VALUE where there is none. most: by the same columns, how many items of one
-    value a list may hold.
+    value a list may hold. requires: what items require of their user, where any rule asks. limited:
+    (I,) bool, which items are for users on trial alone (`data.texts`), where texts are looked at.
     """
 
     allowed: Array
     groups: Mapping[str, Array] = field(default_factory=dict)
     most: Mapping[str, int] = field(default_factory=dict)
+    requires: Requires | None = None
+    limited: Array | None = None
 
 
 @dataclass(frozen=True)
 class FoundRules:
-    """The rules, and what they name: files of `allow` and `deny`, and of the items."""
+    """The rules, and what they name: files of `allow` and `deny`, of the items and the users."""
 
     rules: CandidateRules
     lists: Mapping[str, Input]
     items: Input
+    users: Input | None = None
 
     def public(self) -> dict[str, Any]:
         """Return what a plan says of them: other rules, or other files, are another plan."""
@@ -77,7 +86,11 @@ class FoundRules:
             name: [[file.uri, file.bytes, file.version] for file in source.files]
             for name, source in self.lists.items()
         }
-        return {**self.rules.model_dump(mode="json"), "files": files}
+        said = self.rules.model_dump(mode="json")
+        # What is not asked for is not there: plans stay what they were. Users' columns are read
+        # anew by incremental nights, too.
+        later = {name: said.pop(name) for name in ("requires", "check_texts")}
+        return {**said, **{name: rule for name, rule in later.items() if rule}, "files": files}
 
 
 def rules_of(config: Config, store: Store) -> FoundRules:
@@ -85,6 +98,7 @@ def rules_of(config: Config, store: Store) -> FoundRules:
 
     Raises:
         InputError: one is not there, or an items' file is not what the run began with.
+        ConfigError: columns of `requires` are not there, or cannot be held against each other.
     """
     rules = config.score.candidates
     lists = {
@@ -92,13 +106,18 @@ def rules_of(config: Config, store: Store) -> FoundRules:
         for name, uri in (("allow", rules.allow), ("deny", rules.deny))
         if uri is not None
     }
-    return FoundRules(rules, lists, pin_inputs(config, store).inputs["items"])
+    inputs = pin_inputs(config, store).inputs
+    if rules.requires:
+        check_requires(rules.requires, inputs["items"], inputs["users"])
+    return FoundRules(rules, lists, inputs["items"], inputs.get("users"))
 
 
 def write_candidates(
     config: Config, store: Store, prepared: Prepared, found: FoundRules, day: int
 ) -> str:
     """Apply the rules as of a day, once a run, and return the folder of what was found.
+
+    Where texts are to be looked at, texts.FINDINGS is there already.
 
     Raises:
         ConfigError: a rule names a column or a domain that is not there, or cannot be computed.
@@ -127,23 +146,40 @@ def write_candidates(
         allowed &= (named | ~limited) if name == "allow" else ~named
     read = _read_items(found.items, rules, index, day)
     allowed &= read.allowed
+    findings = store.read_parquet(f"{folder}/{FINDINGS}") if rules.check_texts else None
     for name, (start, stop) in zip(names, itertools.pairwise(starts.tolist()), strict=True):
         kept, items = int(allowed[start:stop].sum()), stop - start
         if kept < items:
             log.info("score: %s of %s items of %r are candidates", f"{kept:,}", f"{items:,}", name)
         applied = {"allowed": allowed[start:stop]}
         applied |= {f"group.{column}": codes[start:stop] for column, codes in read.groups.items()}
+        if read.requires:
+            codes = applied["requires"] = read.requires.codes[start:stop]
+            asking = int((codes > 0).sum())
+            log.info("score: %s items of %r require something of users", f"{asking:,}", name)
+        if findings is not None:
+            rows = findings.filter(pc.field(DOMAIN) == name).column("row").to_numpy()
+            applied["limited"] = np.isin(np.arange(items), rows)
         store.write_parquet(f"{folder}/{domain_folder(name)}.parquet", pa.table(applied))
-    store.write_json(f"{folder}/{RULES}", {"max_per": rules.max_per})
+    said: dict[str, Any] = {"max_per": rules.max_per}
+    if read.requires:
+        conditions, kinds = read.requires.conditions, read.requires.kinds
+        said["requires"] = {"conditions": conditions, "kinds": kinds}
+    store.write_json(f"{folder}/{RULES}", said)
     return folder
 
 
 def read_candidates(store: Store, folder: str, domain: str) -> Candidates:
     """Return what `write_candidates` found of a domain."""
     table = store.read_parquet(f"{folder}/{domain_folder(domain)}.parquet")
-    most = store.read_json(f"{folder}/{RULES}")["max_per"]
+    rules = store.read_json(f"{folder}/{RULES}")
+    most, requires = rules["max_per"], None
     groups = {name: table.column(f"group.{name}").to_numpy() for name in most}
-    return Candidates(table.column("allowed").to_numpy(), groups, most)
+    if told := rules.get("requires"):
+        conditions, kinds = (tuple(map(tuple, told[name])) for name in ("conditions", "kinds"))
+        requires = Requires(table.column("requires").to_numpy(), conditions, kinds)
+    limited = table.column("limited").to_numpy() if "limited" in table.column_names else None
+    return Candidates(table.column("allowed").to_numpy(), groups, most, requires, limited)
 
 
 def _read_list(source: Input, index: ItemIndex) -> tuple[Array, Array]:
@@ -184,7 +220,7 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
         column: f"{SECTION}.filters.{name}" for name in filters for column in rules.columns(name)
     }
     asked |= dict.fromkeys(rules.max_per, f"{SECTION}.max_per")
-    columns = [*asked, rules.available_until]
+    columns = [*asked, *(name for name, _, _ in rules.requires), rules.available_until]
     footers = read_footers(source, columns)
     there = {name for footer in footers for name in footer.types}
     for column, where in asked.items():
@@ -196,6 +232,7 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
     allowed, known = np.ones(size, bool), np.zeros(size, bool)
     groups = {column: np.full(size, NO_VALUE, np.int32) for column in rules.max_per}
     values: dict[str, dict[str, int]] = {column: {} for column in rules.max_per}
+    coder, kinds = RequiresCoder(rules.requires), np.zeros(size, np.int32)
     if not there:
         return Candidates(allowed, groups, rules.max_per)
     for table in read_tables(source, [ITEM_ID, DOMAIN, *sorted(there)]):
@@ -212,7 +249,10 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
         for column, codes in groups.items():
             where = f"{SECTION}.max_per.{column}"
             codes[rows] = code_values(table.column(column), values[column], where)
-    return Candidates(allowed, groups, rules.max_per)
+        if rules.requires:
+            kinds[rows] = coder.code(table)
+    requires = Requires(kinds, coder.conditions, coder.kinds) if rules.requires else None
+    return Candidates(allowed, groups, rules.max_per, requires)
 
 
 def _is_available(table: pa.Table, column: str, source: Input, day: int) -> Array:

@@ -22,6 +22,7 @@ from crossrec.data.histories import (
     read_catalogue,
     read_histories,
 )
+from crossrec.data.traits import traits_of
 from crossrec.schema import EVENT_VALUES, RATING, US_PER_DAY, USER_ID
 from crossrec.storage import Store
 
@@ -40,7 +41,7 @@ class Histories:
 
     user_ids: (U,) Arrow strings. offsets: (U + 1,) int64. rows: (E,) int32 catalogue rows. days:
     (E,) int32. values: (E,) float32 each, of the schema.EVENT_VALUES that the input has, by their
-    names there.
+    names there. traits: (U,) Arrow arrays, what rules for candidates look at of the users.
     """
 
     user_ids: pa.Array
@@ -48,6 +49,7 @@ class Histories:
     rows: Array
     days: Array
     values: Mapping[str, Array] = field(default_factory=dict)
+    traits: Mapping[str, pa.Array] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Array:
@@ -61,7 +63,7 @@ class Histories:
 
 
 def flatten(table: pa.Table) -> Histories:
-    """Turn a table of schema.HISTORIES into arrays."""
+    """Turn a table of schema.HISTORIES, perhaps with traits behind it, into arrays."""
     table = table.combine_chunks()
     rows, timestamps = (_one_chunk(table, name) for name in ("rows", "timestamps"))
     offsets = rows.offsets.to_numpy().astype(np.int64)
@@ -75,6 +77,7 @@ def flatten(table: pa.Table) -> Histories:
             for value, name in EVENT_VALUES.items()
             if name in table.column_names
         },
+        traits_of(table),
     )
 
 
@@ -107,6 +110,7 @@ def select_events(histories: Histories, keep: Array) -> Histories:
         histories.rows[keep],
         histories.days[keep],
         {name: value[keep] for name, value in histories.values.items()},
+        histories.traits,
     )
 
 
@@ -120,6 +124,7 @@ def select_users(histories: Histories, keep: Array) -> Histories:
         histories.rows[events],
         histories.days[events],
         {name: value[events] for name, value in histories.values.items()},
+        {name: trait.filter(pa.array(keep)) for name, trait in histories.traits.items()},
     )
 
 

@@ -58,7 +58,8 @@ class ScoreJob:
     in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
     night, the publication whose lists are taken over; later events count as of the day before.
     halved: find the best by products of bfloat16. steered: how lists are steered, by system.
-    explain: reasons at most of each item that the model lists.
+    explain: reasons at most of each item that the model lists. traits: folder of what the rules
+    look at of users; without it no user fulfils what an item requires.
     """
 
     store: Store
@@ -77,6 +78,7 @@ class ScoreJob:
     halved: bool = False
     steered: Mapping[str, Steering] = field(default_factory=dict)
     explain: int = 0
+    traits: str | None = None
 
     def record_path(self, bucket: int) -> str:
         """Return where a bucket's completion record lies."""

@@ -8,7 +8,7 @@ at first. Users whose list that does not fill are searched again, without the it
 groups and what they were shown before: all that is left scores lower, so the order stays.
 
 Tensor suffixes: B users, I items of the domain, C items of a block, K list length, N pairs or items
-that are looked at, M users whose list is not full.
+that are looked at, M users whose list is not full, V kinds of what items require.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,9 @@ from torch import Tensor
 
 from crossrec.data.attributes import NO_VALUE
 from crossrec.data.candidates import Candidates
+from crossrec.data.replay import Histories
+from crossrec.data.requires import Requires
+from crossrec.data.texts import is_on_trial
 from crossrec.score.shortlist import shortlist_top_k
 from crossrec.score.topk import LeftOut, SparseScores, top_k
 
@@ -35,11 +38,38 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """Which items each user must not get, by the kind of what items require: a LeftOut.
+
+    kinds_I: (I,) int64. refused_BV: (B, kinds) bool.
+    """
+
+    kinds_I: Tensor
+    refused_BV: Tensor
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Return which items of a block are refused to whom, (B, C)."""
+        return self.refused_BV.index_select(1, self.kinds_I[start:stop])
+
+    def among(self, rows_N: Tensor) -> "Refused":
+        """Return the same of some of the items, which are numbered anew."""
+        return replace(self, kinds_I=self.kinds_I[rows_N])
+
+
+@dataclass(frozen=True)
 class Rules:
-    """What lists of a domain must not hold: items that are no candidates, too many of a group."""
+    """What lists of a domain must not hold.
+
+    allowed_I: (I,) bool, which items are candidates; None: all. groups: of which no list has too
+    many. requires: what items require of their user, kinds_I by which kind. limited_I: 1 for items
+    that are for users on trial alone, else 0.
+    """
 
     allowed_I: Tensor | None
     groups: Sequence[Group]
+    requires: Requires | None = None
+    kinds_I: Tensor | None = None
+    limited_I: Tensor | None = None
 
     @classmethod
     def of(cls, found: Candidates | None, device: torch.device) -> "Rules":
@@ -51,15 +81,29 @@ class Rules:
             for column, codes in found.groups.items()
         ]
         allowed = torch.tensor(found.allowed, device=device)
-        return cls(None if found.allowed.all() else allowed, groups)
+        allowed_I = None if found.allowed.all() else allowed
+        requires = kinds_I = limited_I = None
+        if found.requires is not None and found.requires.codes.any():
+            requires = found.requires
+            kinds_I = torch.tensor(requires.codes, dtype=torch.int64, device=device)
+        if found.limited is not None and found.limited.any():
+            limited_I = torch.tensor(found.limited, dtype=torch.int64, device=device)
+        return cls(allowed_I, groups, requires, kinds_I, limited_I)
 
-    @property
-    def left_out(self) -> Sequence[LeftOut]:
-        """What `top_k` leaves out."""
-        if self.allowed_I is None:
-            return ()
-        refused_1I = ~self.allowed_I.unsqueeze(0)
-        return [lambda start, stop: refused_1I[:, start:stop]]
+    def left_out(self, users: Histories) -> list[LeftOut]:
+        """Return what `top_k` leaves out for some users, of whom only ids and traits count."""
+        found: list[LeftOut] = []
+        if self.allowed_I is not None:
+            refused_1I = ~self.allowed_I.unsqueeze(0)
+            found.append(lambda start, stop: refused_1I[:, start:stop])
+        if self.requires is not None and self.kinds_I is not None:
+            refused = self.requires.refused(users.traits, len(users.user_ids))
+            found.append(Refused(self.kinds_I, torch.from_numpy(refused).to(self.kinds_I.device)))
+        if self.limited_I is not None:
+            is_refused_B = ~torch.from_numpy(is_on_trial(users.user_ids)).to(self.limited_I.device)
+            refused_B2 = torch.stack([torch.zeros_like(is_refused_B), is_refused_B], 1)
+            found.append(Refused(self.limited_I, refused_B2))
+        return found
 
     def kept(self, rows_N: Tensor) -> Tensor:
         """Return those of the rows that are candidates."""
@@ -70,7 +114,7 @@ class Rules:
 class Terms:
     """What makes the scores of B users in a domain: arguments of `top_k`.
 
-    halved: find the best by `shortlist_top_k`.
+    halved: find the best by `shortlist_top_k`. left_out: alike for all users, or Refused.
     """
 
     products: Sequence[tuple[Tensor, Tensor]]
@@ -86,7 +130,7 @@ class Terms:
         return find(self.products, self.overlaps, self.seen_S2, k, left_out=more)
 
     def of_users(self, users_M: Tensor) -> "Terms":
-        """Return the terms of some users, who are numbered anew; `left_out` is of all users."""
+        """Return the terms of some users, who are numbered anew."""
         place_B = users_M.new_full((len(self.products[0][0]),), -1)
         place_B[users_M] = torch.arange(len(users_M), device=users_M.device)
         overlaps = []
@@ -96,7 +140,26 @@ class Terms:
         places_S = place_B[self.seen_S2[:, 0]]
         seen_S2 = torch.stack([places_S, self.seen_S2[:, 1]], 1)[places_S >= 0]
         products = [(queries_BW[users_M], items_IW) for queries_BW, items_IW in self.products]
-        return replace(self, products=products, overlaps=overlaps, seen_S2=seen_S2)
+        left_out = [_of_some(of_block, users_M) for of_block in self.left_out]
+        return replace(
+            self, products=products, overlaps=overlaps, seen_S2=seen_S2, left_out=left_out
+        )
+
+    def among(self, rows_N: Tensor) -> "Terms":
+        """Return the terms of new items, which are numbered anew and are all candidates.
+
+        Nobody has seen a new item, and it has no neighbours: its score is the products alone.
+        """
+        products = [(queries, items_IW[rows_N]) for queries, items_IW in self.products]
+        left_out = [one.among(rows_N) for one in self.left_out if isinstance(one, Refused)]
+        return Terms(products, [], rows_N.new_zeros(0, 2), left_out)
+
+
+def _of_some(of_block: LeftOut, users_M: Tensor) -> LeftOut:
+    """Return the same of some of the users, who are numbered anew."""
+    if isinstance(of_block, Refused):
+        return replace(of_block, refused_BV=of_block.refused_BV[users_M])
+    return of_block
 
 
 def limited_top_k(

@@ -1,7 +1,8 @@
 """Stage 4, score: every user's best items of every domain.
 
     runs/<run_id>/plan.json                        what the run does; another plan is refused
-    runs/<run_id>/candidates/                      which items lists may hold
+    runs/<run_id>/candidates/                      which items lists may hold, doubtful texts
+    runs/<run_id>/traits/                          what rules look at of users
     runs/<run_id>/items/                           the item side of all scores, and prices
     runs/<run_id>/scores/domain=<d>/bucket-*.parquet
     runs/<run_id>/done/bucket-*.json               written after the bucket's files
@@ -13,18 +14,22 @@ A rerun does what is missing.
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from crossrec.config import Config
-from crossrec.data.candidates import rules_of, write_candidates
-from crossrec.data.histories import open_prepared, read_item_ids
+from crossrec.data.candidates import FoundRules, rules_of, write_candidates
+from crossrec.data.histories import Prepared, open_prepared, read_item_ids
 from crossrec.data.replay import Histories
+from crossrec.data.requires import kind_of
+from crossrec.data.traitfiles import write_traits
 from crossrec.increment import find_increment
 from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, US_PER_DAY
+from crossrec.score.attraction import write_findings
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import ITEMS, NIGHT, build_items
 from crossrec.score.lists import to_table
@@ -57,14 +62,16 @@ def score(config: Config, store: Store) -> dict[str, Any]:
         rules = rules_of(config, store)
         plan = write_plan(config, store, prepared, model, rules, increment)
         earlier, steering = None, Steering.of(config.score)
+        traits = _find_traits(store, prepared, rules, f"{run}/traits")
         if increment:
-            earlier = Earlier(increment.previous, open_prepared(store, increment.prepared))
+            before = open_prepared(store, increment.prepared)
+            was = None if traits is None else f"runs/{increment.previous}/traits"
+            earlier = Earlier(increment.previous, before, was)
             pinned = open_prepared(store, increment.plan["prepared"])
             day = pinned.as_of_us // US_PER_DAY + 1
-            items, candidates = increment.items, increment.candidates
+            items = increment.items
         else:
             day = prepared.as_of_us // US_PER_DAY + 1
-            candidates = write_candidates(config, store, prepared, rules, day)
             items = f"{run}/items"
             if not store.exists(f"{items}/{ITEMS}"):
                 build_items(store, prepared, model, day, NIGHT, items)
@@ -79,12 +86,18 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             top_k=config.score.top_k,
             done=f"{run}/done",
             new_places=new_places(config, config.score.top_k),
-            candidates=candidates,
+            candidates=increment.candidates if increment else None,
             earlier=earlier,
             halved=config.score.precision == "bf16",
             steered={"model": steering} if steering.is_on else {},
             explain=config.score.explain,
+            traits=traits,
         )
+        if not increment:
+            if rules.rules.check_texts:
+                facts["texts"] = write_findings(job, f"{run}/candidates")
+            candidates = write_candidates(config, store, prepared, rules, day)
+            job = replace(job, candidates=candidates)
         if steering.popularity_control:
             write_prices(job)
         facts |= {
@@ -103,6 +116,15 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             _write_defaults(job, f"{run}/defaults.parquet")
         facts["scores"] = store.uri(f"{run}/scores")
     return facts
+
+
+def _find_traits(store: Store, prepared: Prepared, rules: FoundRules, folder: str) -> str | None:
+    """Return where tonight's traits of users are, written if they are not there yet."""
+    if rules.users is None or not rules.rules.requires:
+        return None
+    columns = list(dict.fromkeys(own for _, _, own in rules.rules.requires))
+    is_text = {name: kind_of(rules.users, name) == "text" for name in columns}
+    return write_traits(store, prepared, rules.users, is_text, folder)
 
 
 def new_places(config: Config, top_k: int) -> int:

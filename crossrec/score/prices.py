@@ -21,6 +21,7 @@ from torch import Tensor
 from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories, before, sample_histories, select_users
 from crossrec.data.tasks import plain_errors
+from crossrec.data.traits import read_traits
 from crossrec.model.checkpoint import tensors_to_bytes
 from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
@@ -88,7 +89,9 @@ def sample_users(job: ScoreJob) -> Histories:
     sample = sample_histories(job.store, job.prepared, int(2 * USERS * per_user) + 1)
     known = before(sample, job.day)
     is_known = known.lengths > 0
-    return select_users(known, is_known & (is_known.cumsum() <= USERS))
+    users = select_users(known, is_known & (is_known.cumsum() <= USERS))
+    traits = read_traits(job.store, job.traits, users.user_ids, job.prepared.buckets)
+    return replace(users, traits=traits)
 
 
 def _terms(scorer: Scorer, users: Histories, day: int, name: str) -> list[Terms]:
@@ -114,9 +117,12 @@ def find_prices(terms: list[Terms], domain: DomainRange) -> Tensor:
     if not terms or not size:
         return torch.zeros(size)
     prices_I = torch.zeros(size, device=terms[0].products[0][1].device)
-    may_be_shown_I = torch.ones_like(prices_I, dtype=torch.bool)
-    for of_block in terms[0].left_out:
-        may_be_shown_I &= ~of_block(0, size).squeeze(0)
+    may_be_shown_I = torch.zeros_like(prices_I, dtype=torch.bool)
+    for part in terms:
+        to_users_BI = prices_I.new_ones(1, size, dtype=torch.bool)
+        for of_block in part.left_out:
+            to_users_BI = to_users_BI & ~of_block(0, size)
+        may_be_shown_I |= to_users_BI.any(0)
     found_I, fewest, unit = prices_I, float("inf"), 0.0
     for number in range(ROUNDS + 1):
         shown_I, spread = _show(terms, prices_I)

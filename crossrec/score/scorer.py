@@ -102,7 +102,8 @@ class Scorer:
         """Return the k best unseen items for every (system, domain) that is wanted.
 
         Args:
-            histories: what is known; only events before `day`. All of them count as seen.
+            histories: what is known; only events before `day`. All of them count as seen, and of
+                items that require something only what the users' traits fulfil is in lists.
             day: the day that is predicted.
             wanted: (system, domain) pairs.
             k: items a list at most.
@@ -122,11 +123,11 @@ class Scorer:
                 seen = self._seen(part, self.domains[self.index[name]])
                 tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
                 overlaps = user_overlaps(users, tables)
+                left_out = self.rules[name].left_out(part)
                 for system in (system for system, asked in wanted if asked == name):
                     scored, steering = self.steered.of(system)
                     products, weighted = self._terms(scored, name, users, overlaps)
-                    rules = self.rules[name]
-                    terms = Terms(products, weighted, seen, rules.left_out, self.halved)
+                    terms = Terms(products, weighted, seen, left_out, self.halved)
                     places = new_places * (scored in self.fusions)
                     if steering.is_on:
                         best = self._steered_best(terms, name, (k, places), steering)
@@ -177,9 +178,7 @@ class Scorer:
         groups, new_N = self.rules[name].groups, self.new[name]
         new = None
         if new_places and len(new_N):
-            # Nobody has seen a new item, and it has no neighbours: its score is the products alone.
-            products = [(queries, items_IW[new_N]) for queries, items_IW in terms.products]
-            among_new = Terms(products, [], new_N.new_zeros(0, 2))
+            among_new = terms.among(new_N)
             of_new = [Group(group.codes_I[new_N], group.most) for group in groups]
             places_BN, scores_BN = (
                 limited_top_k(among_new, of_new, new_places)
@@ -218,7 +217,8 @@ class Scorer:
         tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
         products, weighted = self._terms("model", name, users, user_overlaps(users, tables))
         seen = self._seen(histories, self.domains[self.index[name]])
-        return Terms(products, weighted, seen, self.rules[name].left_out, self.halved)
+        left_out = self.rules[name].left_out(histories)
+        return Terms(products, weighted, seen, left_out, self.halved)
 
     def _terms(
         self, system: str, name: str, users: UserState, overlaps: Mapping[str, Overlap]
@@ -272,5 +272,6 @@ def slice_users(histories: Histories, start: int, stop: int) -> Histories:
     events = slice(int(offsets[0]), int(offsets[-1]))
     user_ids = histories.user_ids.slice(start, stop - start)
     values = {name: value[events] for name, value in histories.values.items()}
+    traits = {name: trait.slice(start, stop - start) for name, trait in histories.traits.items()}
     rows, days = histories.rows[events], histories.days[events]
-    return Histories(user_ids, offsets - offsets[0], rows, days, values)
+    return Histories(user_ids, offsets - offsets[0], rows, days, values, traits)

@@ -19,6 +19,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from crossrec.data.histories import Prepared, read_histories
+from crossrec.data.traits import with_traits
 from crossrec.errors import CrossrecError, StorageError, explain
 from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
@@ -151,7 +152,7 @@ def _stream(
 
     rows = [{"bucket": bucket} for bucket in missing]
     waiting = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        ReadBucket(job.store, job.prepared),
+        ReadBucket(job.store, job.prepared, job.traits),
         # Waits for storage more than it computes, and must find room where a lost node leaves the
         # actors all CPUs that there are.
         num_cpus=0,
@@ -188,9 +189,10 @@ def _actors_for(job: ScoreJob, missing: int, room: int) -> int:
 class ReadBucket:
     """Ray Data task: reads one bucket for an actor whose unit of work it is."""
 
-    def __init__(self, store: Store, prepared: Prepared) -> None:
+    def __init__(self, store: Store, prepared: Prepared, traits: str | None) -> None:
         self.store = store
         self.prepared = prepared
+        self.traits = traits
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the bucket's number, its histories as an Arrow stream, or why it has none."""
@@ -207,6 +209,7 @@ class ReadBucket:
 
     def _read(self, bucket: int) -> bytes:
         table = read_histories(self.store, self.prepared, bucket)
+        table = with_traits(self.store, self.traits, bucket, table)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

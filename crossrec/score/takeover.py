@@ -1,11 +1,11 @@
 """An incremental night: whose history is new, and the lists of all others as they were.
 
-    earlier = Earlier(run="2014-06-07", prepared=prepared_of_that_run)
+    earlier = Earlier("2014-06-07", prepared_of_that_run)
     places = same_histories(before, now)                # (U,): row in `before`, -1 where it is new
     table = take_over(lists_before, new_lists, places)
 
-Lists depend on a user's history and on what the last full night pinned, so that those of an
-unchanged history are those that it would get again.
+Lists depend on a user's history, on the traits that rules look at, and on what the last full night
+pinned, so that those of a user of whom both are unchanged are those that they would get again.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from crossrec.data.histories import Prepared, read_histories
 from crossrec.data.replay import Histories, flatten
+from crossrec.data.traits import with_traits
 from crossrec.schema import bucket_name
 from crossrec.storage import Store
 
@@ -26,14 +27,19 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Earlier:
-    """The publication whose lists are taken over, and the input that they were made from."""
+    """The publication whose lists are taken over, and the input that they were made from.
+
+    traits: folder of its users' traits; None where no rule looks at them.
+    """
 
     run: str
     prepared: Prepared
+    traits: str | None = None
 
     def histories(self, store: Store, bucket: int) -> Histories:
-        """Return what a bucket's users had done by then."""
-        return flatten(read_histories(store, self.prepared, bucket))
+        """Return what a bucket's users had done by then, with their traits."""
+        table = read_histories(store, self.prepared, bucket)
+        return flatten(with_traits(store, self.traits, bucket, table))
 
     def record(self, store: Store, bucket: int) -> Mapping[str, Any]:
         """Return the bucket's completion record, which names its files."""
@@ -42,7 +48,7 @@ class Earlier:
 
 
 def same_histories(before: Histories, now: Histories) -> Array:
-    """Return the row in `before` of each user of `now` with the very same history, else -1.
+    """Return the row in `before` of each user of `now` with the same history and traits, else -1.
 
     Returns:
         (U,) int64.
@@ -62,6 +68,11 @@ def same_histories(before: Histories, now: Histories) -> Array:
         pair = before.values[name][there], value[events]
         differs |= (pair[0] != pair[1]) & ~(np.isnan(pair[0]) & np.isnan(pair[1]))
     is_same[owners[differs]] = False
+    for name, trait in now.traits.items():
+        was = before.traits[name].take(pa.array(places, mask=places < 0))
+        equal = pc.equal(trait, was).fill_null(False).to_numpy(False)
+        both_null = trait.is_null().to_numpy(False) & was.is_null().to_numpy(False)
+        is_same &= equal | both_null
     return np.where(is_same, places, -1)
 
 

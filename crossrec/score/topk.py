@@ -217,7 +217,7 @@ def give_places(
 
     Args:
         best: rows (B, K) int64 and scores (B, K) of `top_k`.
-        favoured: rows (B, N) and scores (B, N), N <= K, no row twice in a list.
+        favoured: rows (B, N) and scores (B, N), N <= K, no row twice in a list; -1 is none.
 
     >>> best = torch.tensor([[7, 3, 5]]), torch.tensor([[0.9, 0.8, 0.7]])
     >>> rows, scores = give_places(best, (torch.tensor([[3, 4]]), torch.tensor([[0.8, 0.1]])))
@@ -226,8 +226,9 @@ def give_places(
     """
     length = best[0].shape[1]
     favoured_BN = favoured[0].unsqueeze(1)
-    is_favoured_BK = (best[0].unsqueeze(2) == favoured_BN).any(2)
-    is_there_BN = (favoured_BN == best[0].unsqueeze(2)).any(1)
+    is_same_BKN = (best[0].unsqueeze(2) == favoured_BN) & (favoured_BN >= 0)
+    is_favoured_BK = is_same_BKN.any(2)
+    is_there_BN = is_same_BKN.any(1) | (favoured[0] < 0)
     rows_BM = torch.cat([best[0], favoured[0]], 1)
     scores_BM = torch.cat([best[1], favoured[1].masked_fill(is_there_BN, -torch.inf)], 1)
     must_BM = torch.cat([is_favoured_BK, ~is_there_BN], 1)

@@ -12,6 +12,7 @@ from crossrec.data.cooccurrence import count_neighbours
 from crossrec.data.histories import DomainRange
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.replay import Histories, select_users
+from crossrec.data.requires import Requires
 from crossrec.model.fusion import OVERLAP_FLOOR, Fusion, Shortlists, scores
 from crossrec.model.inference import item_state, user_queries, user_state
 from crossrec.model.overlap import NeighbourTable, PastEvents
@@ -226,8 +227,8 @@ def test_score_by_popularity_is_the_same_order_for_everyone() -> None:
         assert lists.rows[user].tolist() == [row for row in order if row in left][:K]
 
 
-def with_new(scorer: Scorer, places: int) -> dict[tuple[str, str], Lists]:
-    return scorer.score(USERS, DAY, WANTED, K, places)
+def with_new(scorer: Scorer, places: int, users: Histories = USERS) -> dict[tuple[str, str], Lists]:
+    return scorer.score(users, DAY, WANTED, K, places)
 
 
 NEW_IN_VIDEO = set(NEW[12:].nonzero()[0].tolist())
@@ -281,6 +282,45 @@ def test_score_keeps_to_the_rules(places: int, most: int | None) -> None:
         assert found[found >= 0].tolist() == best_of(expected[user], taken)
     free = with_new(make_scorer(SHOP, VIDEO), places)
     assert np.array_equal(lists["model", "shop"].rows, free["model", "shop"].rows)
+
+
+MIN_AGES = np.arange(28, dtype=np.int32) % 3
+"""Kinds of the items of video: 0 requires nothing, 1 an age of 18, 2 one of 40."""
+
+AGES = pa.array([30.0, 17.0, None, 50.0, 18.0, 44.0, 30.0, 0.0])
+"""Of USERS."""
+
+
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("places", [0, 4])
+@pytest.mark.parametrize("most", [None, 2])
+def test_score_lists_only_what_the_user_fulfils(
+    monkeypatch: pytest.MonkeyPatch, places: int, most: int | None, halved: bool
+) -> None:
+    """Users of one batch fulfil different items, in blocks of 5 of them."""
+    requires = Requires(MIN_AGES, (("<=", "age"),), ((None,), (18.0,), (40.0,)))
+    groups = {} if most is None else {"brand": BRANDS}
+    rules = Candidates(RULED | (MIN_AGES > 0), groups, {"brand": most or 0}, requires)
+    scorer = make_scorer(SHOP, VIDEO, candidates={"video": rules}, halved=halved)
+    monkeypatch.setattr(topk, "FEWEST_ITEMS", 5)
+    monkeypatch.setitem(topk.SCORES_A_BLOCK, "cpu", 1)
+    lists = with_new(scorer, places, replace(USERS, traits={"age": AGES}))
+    expected = as_learned(scorer, "model", VIDEO)
+    may = {None: 0, 0.0: 0, 17.0: 0, 18.0: 1, 30.0: 1, 44.0: 2, 50.0: 2}
+    for user, age in enumerate(AGES.to_pylist()):
+        fulfilled = rules.allowed & (MIN_AGES <= may[age])
+        left = unseen(USERS, user, VIDEO) & set(fulfilled.nonzero()[0].tolist())
+        taken: list[int] = []
+        for among, length in ((NEW_IN_VIDEO & left, places), (left, K)):
+            for row in best_of(expected[user], among - set(taken), len(among)):
+                fits = most is None or [BRANDS[one] for one in taken].count(BRANDS[row]) < most
+                if fits and len(taken) < length:
+                    taken.append(row)
+        found = lists["model", "video"].rows[user]
+        assert found[found >= 0].tolist() == best_of(expected[user], taken)
+    # Of a user of whom nothing is known, as for defaults.parquet.
+    unknown = with_new(scorer, places)["model", "video"].rows
+    assert not MIN_AGES[unknown[unknown >= 0]].any()
 
 
 def test_score_gives_a_list_to_a_user_without_history() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -61,3 +63,10 @@ def test_new_lists_come_in_where_no_earlier_one_is_taken_over() -> None:
         "item_ids": [[]],
         "scores": [[]],
     }
+
+
+def test_a_user_of_another_trait_is_not_the_same() -> None:
+    """One has come of age, of one nothing is known any more, and of one nothing ever was."""
+    ages = [pa.array([17.0, None, 40.0, 5.0]), pa.array([18.0, None, None, 5.0])]
+    before, now = (replace(histories(BEFORE), traits={"age": own}) for own in ages)
+    assert same_histories(before, now).tolist() == [-1, 1, -1, 3]
