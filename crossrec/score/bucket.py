@@ -23,6 +23,7 @@ from crossrec.data.replay import (
     select_users,
     up_to,
 )
+from crossrec.heap import give_back
 from crossrec.model.checkpoint import load_model
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.because import add_reasons
@@ -130,6 +131,7 @@ class ScoreBucket:
         if not row["failed"]:
             found, failure = attempt(lambda: self._score(bucket, row["histories"]))
             users = found or 0
+            give_back()
         outcome = {
             "bucket": [bucket],
             "users": [users],

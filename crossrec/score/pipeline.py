@@ -26,6 +26,7 @@ from crossrec.data.histories import Prepared, open_prepared, read_item_ids
 from crossrec.data.replay import Histories
 from crossrec.data.requires import kind_of
 from crossrec.data.traitfiles import write_traits
+from crossrec.heap import give_back
 from crossrec.increment import find_increment
 from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, US_PER_DAY
@@ -75,6 +76,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             items = f"{run}/items"
             if not store.exists(f"{items}/{ITEMS}"):
                 build_items(store, prepared, model, day, NIGHT, items)
+                give_back()
         job = ScoreJob(
             store=store,
             prepared=prepared,
