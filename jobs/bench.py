@@ -39,6 +39,7 @@ def main() -> None:
     score.add_argument("--changed", type=float, default=0, help="share of users with new events")
     score.add_argument("--peer_events", type=int, default=0, help="rows for RecTools (0: without)")
     score.add_argument("--explain", type=int, default=0, help="reasons an item (0: without)")
+    score.add_argument("--precisions", type=int, default=0, help="turns of each (0: without)")
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
     for name, value in TOPK_SETTINGS.items():
         topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
@@ -61,7 +62,7 @@ def main() -> None:
             from crossrec.bench.score import bench_score
 
             settings = {name: getattr(options, name) for name in SCORE_SETTINGS}
-            more = options.changed, options.peer_events, options.explain
+            more = options.changed, options.peer_events, options.explain, options.precisions
             found = bench_score(folder, settings, *more)
         else:
             from crossrec.bench.train import bench_train
