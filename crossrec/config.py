@@ -28,6 +28,7 @@ __all__ = [
     "NotifyConfig",
     "PublishConfig",
     "ScoreConfig",
+    "ShiftName",
     "StorageConfig",
     "TrainConfig",
     "TuneConfig",
@@ -36,6 +37,8 @@ __all__ = [
 DEFAULT_TEXT_COLUMNS = ("title", "category", "brand", "description")
 
 DEFAULT_AVAILABLE_FROM = "available_from"
+
+ShiftName = Literal["translated", "truncated", "shock", "wrong", "scarce"]
 
 
 class DataConfig(Section):
@@ -118,6 +121,22 @@ class EvaluateConfig(Section):
     """Also train the model anew with other seeds, without parts of its knowledge, for each domain
     alone and with a backbone that learns, and report what each is worth; takes many times as
     long."""
+    shifts: tuple[ShiftName, ...] = ()
+    """Also train the model anew on data gone wrong, and report what is left of its quality: of the
+    largest domain the texts translated into made-up words or truncated to ten characters, a few
+    items rising to a third of the events, or all but 100 events gone; or a tenth of all events
+    wrong."""
+
+    @model_validator(mode="after")
+    def _shifts_come_before_a_day(self) -> "EvaluateConfig":
+        if self.shifts and self.protocol != "time":
+            raise ValueError("evaluate.shifts needs evaluate.protocol time: they end on a day")
+        return self
+
+    @property
+    def has_study(self) -> bool:
+        """Whether other models are trained once the lists are there."""
+        return self.study or bool(self.shifts)
 
 
 class PublishConfig(Section):

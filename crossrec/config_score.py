@@ -97,9 +97,10 @@ class ScoreConfig(Section):
     diversity: Share = 0.0
     """How much items of a list shall differ in their texts: 0, by score alone; 1, as much as they
     can. A list is then chosen from the best, four times as many as it holds."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the products that find the best items; bf16 is several times as fast on GPUs, and may miss
-    items whose scores hardly differ from the last of a list. Scores are fp32 either way."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """Of the item matrices by which the best items are found: bf16 and int8, of which each scoring
+    process holds a copy, may miss items whose scores hardly differ from the last of a list. Scores
+    are fp32 in any case."""
     explain: Annotated[int, Field(ge=0, le=20)] = 0
     """For each listed item the items of the user's own history that raised its score most, at most
     so many, of any domain, in a column `because`; 0: no such column."""

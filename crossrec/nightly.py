@@ -44,7 +44,7 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     passed = gate(config, store)
     scored = score(config, store)
     published = publish(config, store)
-    if config.evaluate.study:
+    if config.evaluate.has_study:
         # Last: nobody's lists wait for it.
         metrics = study(config, store, metrics | {"gate": passed})
     stages = {

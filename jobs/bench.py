@@ -48,6 +48,7 @@ def main() -> None:
     score.add_argument("--changed", type=float, default=0, help="share of users with new events")
     score.add_argument("--peer_events", type=int, default=0, help="rows for RecTools (0: without)")
     score.add_argument("--explain", type=int, default=0, help="reasons an item (0: without)")
+    score.add_argument("--precisions", type=int, default=0, help="turns of each (0: without)")
     scale = benchmarks.add_parser("scale", help="stage 4: two sizes, a kill, a night of changes")
     for name, value in SCALE_SETTINGS.items():
         scale.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if options.benchmark == "score":
         from crossrec.bench.score import bench_score
 
-        more = options.changed, options.peer_events, options.explain
+        more = options.changed, options.peer_events, options.explain, options.precisions
         return bench_score(folder, chosen(SCORE_SETTINGS), *more)
     if options.benchmark == "scale":
         from crossrec.bench.scale import bench_scale

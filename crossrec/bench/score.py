@@ -1,14 +1,13 @@
 """Stage 4: users/s of the scoring stage, beside the same torch calls in a plain loop.
 
-On demand also pairs/s beside RecTools' SASRec, an incremental night beside the full one, and what
-reasons cost.
+On demand also pairs/s beside RecTools' SASRec, an incremental night beside the full one, what
+reasons cost, and what item matrices of fewer bits bring.
 """
 
 import os
 import shutil
 import statistics
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +23,17 @@ from crossrec.bench.data import (
     run_apart,
 )
 from crossrec.bench.environment import run_peer
+from crossrec.bench.loop import Loop
 from crossrec.bench.memory import MemoryPeak
+from crossrec.bench.precision import compare_precisions
 from crossrec.bench.prepare import OBJECT_STORE_BYTES
 from crossrec.config import Config
-from crossrec.data.histories import open_prepared, read_histories
 from crossrec.data.prepare import prepare
-from crossrec.data.replay import Histories, before, flatten
 from crossrec.job import LOGICAL_CPUS
-from crossrec.model.checkpoint import load_fusions, load_model, save_fusions
+from crossrec.model.checkpoint import load_fusions, save_fusions
 from crossrec.model.integrity import write_checksums
 from crossrec.runlog import start_logging
-from crossrec.schema import US_PER_DAY
-from crossrec.score.catalogue import load_items
-from crossrec.score.lists import Lists
-from crossrec.score.pipeline import new_places
 from crossrec.score.reasons import find_reasons
-from crossrec.score.scorer import Scorer
 from crossrec.storage import Store
 from crossrec.train.launch import finetune
 
@@ -47,7 +41,12 @@ RUN = "model"
 
 
 def bench_score(
-    folder: Path, settings: dict[str, int], changed: float, peer_events: int, explain: int
+    folder: Path,
+    settings: dict[str, int],
+    changed: float,
+    peer_events: int,
+    explain: int,
+    precisions: int,
 ) -> dict[str, Any]:
     """Train for a few steps, then score all users, by turns on Ray and in a loop; compare speeds.
 
@@ -61,6 +60,7 @@ def bench_score(
         peer_events: events, of one domain with a third of the items, that RecTools' SASRec is
             fitted to for an epoch before its `recommend` is timed; 0: it is left out.
         explain: reasons an item, which are found in the loop after each bucket's lists; 0: none.
+        precisions: turns of each of `score.precision`, in the loop; 0: none.
     """
     events, items, top_k = settings["events"], settings["items"], settings["top_k"]
     data = ensure_data(folder, events, items)
@@ -82,6 +82,8 @@ def bench_score(
         more["incremental"] = run_apart(score_the_changed, config, model, str(newer))
     if explain:
         more["explained_times"] = run_apart(_explain_in_a_loop, config, model, explain)
+    if precisions:
+        more["precisions"] = run_apart(compare_precisions, config, model, precisions)
     if peer_events:
         theirs = _recommend(folder, peer_events, items // len(DOMAINS), top_k)
         ours = speeds["stage"] * len(DOMAINS)
@@ -192,47 +194,8 @@ def score_on_ray(config: Config, model: str, run_id: str) -> dict[str, float]:
     return facts | {"peak_bytes": memory.peak_bytes}
 
 
-@dataclass(frozen=True)
-class _Loop:
-    """What a plain loop needs: all of it in memory."""
-
-    scorer: Scorer
-    histories: list[Histories]
-    day: int
-    wanted: list[tuple[str, str]]
-    top_k: int
-    places: int
-    users: int
-
-    @classmethod
-    def of(cls, config: Config, model: str, run_id: str) -> "_Loop":
-        store = Store(config.storage.root)
-        folder = store.read_json(f"runs/{run_id}/prepare.json")["prepared"]
-        prepared = open_prepared(store, folder)
-        day = prepared.as_of_us // US_PER_DAY + 1
-        items = load_items(store, prepared, f"runs/{run_id}/items")
-        histories = [
-            before(flatten(read_histories(store, prepared, bucket)), day)
-            for bucket in range(prepared.buckets)
-        ]
-        return cls(
-            Scorer(load_model(store, f"models/{model}").recommender, items, prepared.domains),
-            histories,
-            day,
-            [("model", domain.name) for domain in prepared.domains],
-            config.score.top_k,
-            new_places(config, config.score.top_k),
-            prepared.users,
-        )
-
-    def score(self, histories: Histories) -> dict[str, Lists]:
-        """Return the lists of a bucket by domain."""
-        found = self.scorer.score(histories, self.day, self.wanted, self.top_k, self.places)
-        return {name: lists for (_, name), lists in found.items()}
-
-
 def _score_in_a_loop(config: Config, model: str, run_id: str) -> dict[str, float]:
-    loop = _Loop.of(config, model, run_id)
+    loop = Loop.of(config, model, run_id)
     began = time.perf_counter()
     for histories in loop.histories:
         loop.score(histories)
@@ -244,7 +207,7 @@ def _explain_in_a_loop(config: Config, model: str, n: int) -> float:
 
     The median over buckets, each scored, then explained.
     """
-    loop = _Loop.of(config, model, "round-0")
+    loop = Loop.of(config, model, "round-0")
     times = []
     for histories in loop.histories:
         began = time.perf_counter()

@@ -116,7 +116,7 @@ def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) 
         done=f"{lists.work}/done",
         new_places=new_places(config, LIST_LENGTH),
         active_until=holdout.active_until,
-        halved=config.score.precision == "bf16",
+        precision=config.score.precision,
         explain=lists.explain,
     )
     score_buckets(job, holdout.buckets, config.score.num_actors)

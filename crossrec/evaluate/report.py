@@ -24,6 +24,7 @@ from crossrec.evaluate.markup import Markup, count, tag
 from crossrec.evaluate.meaning import meaning_section
 from crossrec.evaluate.progress import training_section
 from crossrec.evaluate.quality import quality_section
+from crossrec.evaluate.shifted import shifts_section
 from crossrec.evaluate.shown import shown_section
 from crossrec.evaluate.slices import slices_section
 from crossrec.evaluate.steered import steering_section
@@ -148,6 +149,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("groups", "Group by group", groups_section),
     ("meaning", "What scores promise", meaning_section),
     ("study", "The longer study", study_section),
+    ("shifts", "When data go wrong", shifts_section),
     ("training", "Training", training_section),
     ("shown", "What lists show", shown_section),
     ("why", "Why items are shown", why_section),

@@ -29,6 +29,7 @@ from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.because import add_reasons
 from crossrec.score.catalogue import load_items
 from crossrec.score.lists import to_table
+from crossrec.score.narrow import Precision
 from crossrec.score.progress import Counters, attempt
 from crossrec.score.reasons import EXPLAINED, find_reasons
 from crossrec.score.scorer import Scorer
@@ -58,9 +59,9 @@ class ScoreJob:
     all items may be in lists. active_until: where given, only users are scored who do something new
     in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
     night, the publication whose lists are taken over; later events count as of the day before.
-    halved: find the best by products of bfloat16. steered: how lists are steered, by system.
-    explain: reasons at most of each item that the model lists. traits: folder of what the rules
-    look at of users; without it no user fulfils what an item requires.
+    precision: of the item matrices by which the best are found. steered: how lists are steered, by
+    system. explain: reasons at most of each item that the model lists. traits: folder of what the
+    rules look at of users; without it no user fulfils what an item requires.
     """
 
     store: Store
@@ -76,7 +77,7 @@ class ScoreJob:
     candidates: str | None = None
     active_until: int | None = None
     earlier: Earlier | None = None
-    halved: bool = False
+    precision: Precision = "fp32"
     steered: Mapping[str, Steering] = field(default_factory=dict)
     explain: int = 0
     traits: str | None = None
@@ -108,7 +109,7 @@ class ScoreJob:
             load_items(self.store, self.prepared, self.items),
             self.prepared.domains,
             self.read_candidates(),
-            self.halved,
+            self.precision,
             self.read_steered(),
         )
 

@@ -23,7 +23,7 @@ from crossrec.data.replay import Histories
 from crossrec.data.requires import Requires
 from crossrec.data.texts import is_on_trial
 from crossrec.score.shortlist import shortlist_top_k
-from crossrec.score.topk import LeftOut, SparseScores, top_k
+from crossrec.score.topk import LeftOut, NarrowItems, Products, SparseScores, top_k
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,23 @@ class Rules:
 class Terms:
     """What makes the scores of B users in a domain: arguments of `top_k`.
 
-    halved: find the best by `shortlist_top_k`. left_out: alike for all users, or Refused.
+    narrowed: where any is not None, the best are found by `shortlist_top_k` with them. left_out:
+    alike for all users, or Refused.
     """
 
-    products: Sequence[tuple[Tensor, Tensor]]
+    products: Products
     overlaps: Sequence[SparseScores]
     seen_S2: Tensor
     left_out: Sequence[LeftOut] = ()
-    halved: bool = False
+    narrowed: Sequence[NarrowItems | None] = ()
 
     def top_k(self, k: int, left_out: Sequence[LeftOut] = ()) -> tuple[Tensor, Tensor]:
         """Return each user's k best, without what is seen or left out."""
         more = (*self.left_out, *left_out)
-        find = shortlist_top_k if self.halved else top_k
-        return find(self.products, self.overlaps, self.seen_S2, k, left_out=more)
+        known = self.products, self.overlaps, self.seen_S2, k
+        if not any(self.narrowed):
+            return top_k(*known, left_out=more)
+        return shortlist_top_k(*known, left_out=more, narrowed=self.narrowed)
 
     def of_users(self, users_M: Tensor) -> "Terms":
         """Return the terms of some users, who are numbered anew."""

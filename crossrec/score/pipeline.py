@@ -90,7 +90,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             new_places=new_places(config, config.score.top_k),
             candidates=increment.candidates if increment else None,
             earlier=earlier,
-            halved=config.score.precision == "bf16",
+            precision=config.score.precision,
             steered={"model": steering} if steering.is_on else {},
             explain=config.score.explain,
             traits=traits,

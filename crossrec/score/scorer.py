@@ -24,9 +24,10 @@ from crossrec.score.catalogue import Items
 from crossrec.score.diverse import TIMES, diversify
 from crossrec.score.limits import Group, Rules, Terms, limited_top_k
 from crossrec.score.lists import Lists, join_lists
+from crossrec.score.narrow import Precision, narrow
 from crossrec.score.shortlist import score_pairs
 from crossrec.score.steering import Steered, Steering
-from crossrec.score.topk import give_places
+from crossrec.score.topk import LeftOut, give_places
 
 USERS_A_BATCH, USERS_A_GPU_BATCH = 256, 1_024
 """Users a forward pass; on a CPU 128 and 512 were slower. Batches never span buckets, so that a
@@ -42,7 +43,7 @@ class Scorer:
         items: Items,
         domains: Sequence[DomainRange],
         candidates: Mapping[str, Candidates] | None = None,
-        halved: bool = False,
+        precision: Precision = "fp32",
         steered: Steered | None = None,
     ) -> None:
         """Put all on the device.
@@ -52,10 +53,9 @@ class Scorer:
             items: the item side.
             domains: of the catalogue.
             candidates: by domain; of domains without them every item may be in lists.
-            halved: find the best by products of bfloat16.
+            precision: of the item matrices by which the best are found; scores are fp32.
             steered: how lists are steered; without it by the scores alone.
         """
-        self.halved = halved
         self.steered = steered or Steered()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.batch = USERS_A_GPU_BATCH if self.device.type == "cuda" else USERS_A_BATCH
@@ -65,6 +65,8 @@ class Scorer:
         self.bounds = [(domain.start, domain.stop) for domain in domains]
         self.index = {domain.name: index for index, domain in enumerate(domains)}
         self.state = items.state.to(self.device)
+        sides = self.state.texts_IW, self.state.vectors_IW
+        self.narrowed = [narrow(part, precision) for part in sides]
         self.columns = {
             system: {name: part.to(self.device) for name, part in by_domain.items()}
             for system, by_domain in items.columns.items()
@@ -126,8 +128,7 @@ class Scorer:
                 left_out = self.rules[name].left_out(part)
                 for system in (system for system, asked in wanted if asked == name):
                     scored, steering = self.steered.of(system)
-                    products, weighted = self._terms(scored, name, users, overlaps)
-                    terms = Terms(products, weighted, seen, left_out, self.halved)
+                    terms = self._terms(scored, name, users, overlaps, (seen, left_out))
                     places = new_places * (scored in self.fusions)
                     if steering.is_on:
                         best = self._steered_best(terms, name, (k, places), steering)
@@ -163,8 +164,10 @@ class Scorer:
                 counts_BD = own.counts_BD.expand_as(users.counts_BD)
                 users = replace(users, features_BF=features_BF, counts_BD=counts_BD)
             tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
-            terms = self._terms("model", name, users, user_overlaps(users, tables))
-            found.append(score_pairs(*terms, rows_BK[start : start + self.batch]))
+            nothing = rows_BK.new_zeros(0, 2), ()
+            terms = self._terms("model", name, users, user_overlaps(users, tables), nothing)
+            rows = rows_BK[start : start + self.batch]
+            found.append(score_pairs(terms.products, terms.overlaps, rows))
         return torch.cat(found)
 
     def has_sequence(self, system: str) -> bool:
@@ -215,25 +218,34 @@ class Scorer:
             self.recommender, self.state, histories, self.events, self.bounds, day, with_sequence
         )
         tables = {kind: by_domain[name] for kind, by_domain in self.neighbours.items()}
-        products, weighted = self._terms("model", name, users, user_overlaps(users, tables))
         seen = self._seen(histories, self.domains[self.index[name]])
-        left_out = self.rules[name].left_out(histories)
-        return Terms(products, weighted, seen, left_out, self.halved)
+        known = seen, self.rules[name].left_out(histories)
+        return self._terms("model", name, users, user_overlaps(users, tables), known)
 
     def _terms(
-        self, system: str, name: str, users: UserState, overlaps: Mapping[str, Overlap]
-    ) -> tuple[list[tuple[Tensor, Tensor]], list[Overlap]]:
-        """Return the products and overlaps that add up to a system's score in a domain."""
+        self,
+        system: str,
+        name: str,
+        users: UserState,
+        overlaps: Mapping[str, Overlap],
+        barred: tuple[Tensor, Sequence[LeftOut]],
+    ) -> Terms:
+        """Return what adds up to a system's score in a domain; barred: seen pairs, left out."""
+        seen_S2, left_out = barred
         index = self.index[name]
         domain = self.domains[index]
         texts_IW = self.state.texts_IW[domain.start : domain.stop]
+        narrow_texts, narrow_vectors = (
+            part and part.slice(domain.start, domain.stop) for part in self.narrowed
+        )
         columns_IR = self.columns[system][name]
         if system not in self.fusions:
             ones_B1 = users.profile_BW.new_ones(len(users.profile_BW), 1)
             products = [(ones_B1, columns_IR)]
-            if system == "untrained_backbone":
-                products.append((users.profile_BW, texts_IW))
-            return products, []
+            if system != "untrained_backbone":
+                return Terms(products, [], seen_S2, left_out)
+            products.append((users.profile_BW, texts_IW))
+            return Terms(products, [], seen_S2, left_out, (None, narrow_texts))
         vectors_IW = self.state.vectors_IW[domain.start : domain.stop]
         if system == "model" and self.recommender.rating is not None:
             levels_I = self.state.levels_I
@@ -244,7 +256,8 @@ class Scorer:
                 torch.stack([offsets_B, torch.ones_like(offsets_B)], 1),
                 torch.stack([torch.ones_like(own_I), own_I], 1),
             )
-            return [(users.queries_BDW[:, index], vectors_IW), sides], []
+            products = [(users.queries_BDW[:, index], vectors_IW), sides]
+            return Terms(products, [], seen_S2, left_out, (narrow_vectors,))
         side = self.fusions[system].user_side(*users.asked(index))
         weights_BP = dict(zip(PARTS, side.weights_BP.unbind(1), strict=True))
         text_BW = (
@@ -256,7 +269,9 @@ class Scorer:
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )
-        return products, [found.weighted(weights_BP[part]) for part, found in overlaps.items()]
+        weighted = [found.weighted(weights_BP[part]) for part, found in overlaps.items()]
+        narrowed = (narrow_texts, None, narrow_vectors)
+        return Terms(products, weighted, seen_S2, left_out, narrowed)
 
     def _seen(self, histories: Histories, domain: DomainRange) -> Tensor:
         inside = (histories.rows >= domain.start) & (histories.rows < domain.stop)

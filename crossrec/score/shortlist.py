@@ -1,10 +1,10 @@
-"""Top-K by products of half precision: a shortlist, whose scores are then made anew in float32.
+"""Top-K by items of fewer bits: a shortlist, whose scores are then made anew in float32.
 
-    rows, scores = shortlist_top_k([(queries, items)], overlaps, seen, k=50)
+    sides = [narrow(items, "int8")]
+    rows, scores = shortlist_top_k([(queries, items)], overlaps, seen, k=50, narrowed=sides)
 
-Rounding to bfloat16 moves a score by less than a percent; the shortlist is half as long again as
-the list, so that what belongs into the list is in it but for scores that hardly differ. Pays on
-GPUs, where such products are several times as fast.
+Rounding to bfloat16 or int8 moves a score by less than a percent; the shortlist is half as long
+again as the list, so that what belongs into the list is in it but for scores that hardly differ.
 
 Tensor suffixes: B users, I items of the domain, W width, K list length, S shortlist length, N pairs
 that overlap.
@@ -15,27 +15,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crossrec.score.topk import LeftOut, SparseScores, top_k
+from crossrec.score.topk import LeftOut, NarrowItems, Products, SparseScores, top_k
 
 MORE_AT_LEAST = 32
 """Places of a shortlist beyond the list."""
 
 
 def shortlist_top_k(
-    products: Sequence[tuple[Tensor, Tensor]],
+    products: Products,
     overlaps: Sequence[SparseScores],
     seen_S2: Tensor,
     k: int,
     items_a_block: int | None = None,
     left_out: Sequence[LeftOut] = (),
+    narrowed: Sequence[NarrowItems | None] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Do what `topk.top_k` does, by products of bfloat16; the scores that it returns are float32.
+    """Do what `topk.top_k` does, by narrow products; the scores that it returns are float32.
 
-    Two items change places, or one is missed at the end, only where their scores differ by less
-    than the rounding of bfloat16.
+    An item is missed, at the end of a list, only where more others than the shortlist has places
+    to spare score within the rounding of narrow products.
     """
     length = k + max(MORE_AT_LEAST, k // 2)
-    rows_BS, _ = top_k(products, overlaps, seen_S2, length, items_a_block, left_out, halved=True)
+    rows_BS, _ = top_k(products, overlaps, seen_S2, length, items_a_block, left_out, narrowed)
     scores_BS = score_pairs(products, overlaps, rows_BS)
     # By row, then stably by score: equal scores keep the lower row first.
     size = len(products[0][1])
@@ -45,9 +46,7 @@ def shortlist_top_k(
     return torch.where(rows_BK == size, -1, rows_BK), scores_BS[:, :k]
 
 
-def score_pairs(
-    products: Sequence[tuple[Tensor, Tensor]], overlaps: Sequence[SparseScores], rows_BS: Tensor
-) -> Tensor:
+def score_pairs(products: Products, overlaps: Sequence[SparseScores], rows_BS: Tensor) -> Tensor:
     """Return the scores (B, S) of some items of each user; -inf where the row is -1."""
     chosen_BS = rows_BS.clamp(min=0)
     scores_BS = torch.zeros(rows_BS.shape, device=rows_BS.device)

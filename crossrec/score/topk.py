@@ -8,9 +8,22 @@ pairs, N pairs that overlap or columns that are looked at, M groups of columns.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class NarrowItems(Protocol):
+    """Items' columns in fewer bits, which bring their own product."""
+
+    def score(
+        self, queries_BW: Tensor, bounds: tuple[int, int], scores_BC: Tensor, is_first: bool
+    ) -> None:
+        """Write, or add where others were first, the products with items start..stop-1."""
+
+
+Products = Sequence[tuple[Tensor, Tensor]]
 
 SparseScores = tuple[Tensor, Tensor, Tensor]
 
@@ -24,9 +37,6 @@ has to be sorted into blocks or merged. On CPUs other sizes were slower."""
 FEWEST_ITEMS = 8_192
 """In a block, however many users there are."""
 
-HALVED_WIDTH = 32
-"""Narrower products cost little, and what they add (popularity, age) may be large."""
-
 MOST_BETTER = 4
 """Times a list's length: where more of a later block beat a list, all of it is looked at."""
 
@@ -35,13 +45,13 @@ SMALLEST_GROUP = 4
 
 
 def top_k(
-    products: Sequence[tuple[Tensor, Tensor]],
+    products: Products,
     overlaps: Sequence[SparseScores],
     seen_S2: Tensor,
     k: int,
     items_a_block: int | None = None,
     left_out: Sequence[LeftOut] = (),
-    halved: bool = False,
+    narrowed: Sequence[NarrowItems | None] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return each user's k best unseen items by the sum of products and overlaps, best first.
 
@@ -56,7 +66,8 @@ def top_k(
             room for; the result does not depend on it but where two scores differ by less than the
             rounding of a product.
         left_out: what else no list may hold.
-        halved: multiply in bfloat16 where products are wide; scores are no longer exact.
+        narrowed: what is multiplied in place of the items' columns of each product, where it is
+            not None; scores are no longer exact.
 
     Returns:
         Item rows (B, K) int64 and scores (B, K) float32 with K = min(k, I); equal scores: the lower
@@ -81,7 +92,7 @@ def top_k(
         stop = min(start + items_a_block, size)
         scores_BC = buffer[: users * (stop - start)].view(users, stop - start)
         added = [next(blocks) for blocks in sparse]
-        _score_block(products, added, (start, stop), scores_BC, halved)
+        _score_block(products, added, (start, stop), scores_BC, narrowed)
         inside_S = (rows_S >= start) & (rows_S < stop)
         scores_BC[users_S[inside_S], rows_S[inside_S] - start] = -torch.inf
         for of_block in left_out:
@@ -99,23 +110,22 @@ def top_k(
 
 
 def _score_block(
-    products: Sequence[tuple[Tensor, Tensor]],
+    products: Products,
     overlaps: Sequence[SparseScores],
     bounds: tuple[int, int],
     scores_BC: Tensor,
-    halved: bool,
+    narrowed: Sequence[NarrowItems | None],
 ) -> None:
     """Write the scores of items start..stop-1; `overlaps` are of these alone."""
     start, stop = bounds
     for number, (queries_BW, items_IW) in enumerate(products):
-        items_WC = items_IW[start:stop].T
-        if halved and len(items_WC) >= HALVED_WIDTH:
-            product_BC = torch.mm(queries_BW.bfloat16(), items_WC.bfloat16())
-            scores_BC.copy_(product_BC) if not number else scores_BC.add_(product_BC)
+        in_its_place = narrowed[number] if number < len(narrowed) else None
+        if in_its_place is not None:
+            in_its_place.score(queries_BW, bounds, scores_BC, is_first=not number)
         elif not number:
-            torch.mm(queries_BW, items_WC, out=scores_BC)
+            torch.mm(queries_BW, items_IW[start:stop].T, out=scores_BC)
         else:
-            scores_BC.addmm_(queries_BW, items_WC)
+            scores_BC.addmm_(queries_BW, items_IW[start:stop].T)
     for users_N, items_N, values_N in overlaps:
         places_N = users_N * (stop - start) + items_N - start
         # No pair stands twice, so that the order of sums is no matter; twice as fast as `put_`.

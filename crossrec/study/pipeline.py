@@ -1,5 +1,7 @@
 """The study of a run (`evaluate.study`): what each part of the model is worth, how sure that is.
 
+With `evaluate.shifts`, by itself too: what is left of its quality where data go wrong.
+
 Every variant is trained as the run's model was, under the same budget, and judged on the same
 hold-out by the same code. It comes after the night's lists are published, and continues where it
 was interrupted.
@@ -10,31 +12,29 @@ was interrupted.
     metrics = study(config, store, evaluate(config, store))
 """
 
-import time
-from collections.abc import Sequence
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared
-from crossrec.evaluate.holdout import Holdout, Lists, open_holdout, score_holdout
-from crossrec.evaluate.lists import files_of, read_lists, with_domains
-from crossrec.evaluate.metrics import find_ranks, measure_pairs
-from crossrec.evaluate.pipeline import K, evaluate, run_lists, write_report
+from crossrec.evaluate.holdout import Holdout, open_holdout, score_holdout
+from crossrec.evaluate.lists import files_of
+from crossrec.evaluate.pipeline import evaluate, run_lists, write_report
 from crossrec.runlog import log, stage
 from crossrec.schema import DOMAIN
 from crossrec.storage import Store
+from crossrec.study.judging import measure, train_and_score
+from crossrec.study.robustness import judge_shifts
 from crossrec.study.summary import Judged, summarise
 from crossrec.study.variants import Variant, plan_variants
-from crossrec.train.launch import Folders, train_models, training_digest
+from crossrec.train.launch import training_digest
 
 
 def evaluate_and_study(config: Config, store: Store) -> dict[str, Any]:
     """Run the stage evaluate, and the study where the config asks for it."""
     metrics = evaluate(config, store)
-    return study(config, store, metrics) if config.evaluate.study else metrics
+    return study(config, store, metrics) if config.evaluate.has_study else metrics
 
 
 def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -54,18 +54,23 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
         job = score_holdout(config, store, holdout, run_lists(config, finetuned["selected"]))
         files = files_of(job, holdout.buckets)
         whole = {
-            name: Judged(name, _measure(store, truth, paths, holdout))
+            name: Judged(name, measure(store, truth, paths, holdout))
             for name, paths in files.items()
         }
-        variants = plan_variants(config, prepared.domains)
-        found = []
-        for number, variant in enumerate(variants, 1):
-            log.info("study: %s of %s, %s", number, len(variants), variant.name)
-            found.append((variant, _judge(variant, store, holdout, truth)))
-        seconds = finetuned["seconds"]
-        metrics = metrics | {"study": summarise(config, whole, found, seconds)}
+        found: dict[str, Any] = {}
+        variants = plan_variants(config, prepared.domains) if config.evaluate.study else []
+        if variants:
+            judged = []
+            for number, variant in enumerate(variants, 1):
+                log.info("study: %s of %s, %s", number, len(variants), variant.name)
+                judged.append((variant, _judge(variant, store, holdout, truth)))
+            found |= summarise(config, whole, judged, finetuned["seconds"])
+        if config.evaluate.shifts:
+            found["shifts"] = judge_shifts(config, store, holdout, truth, whole["model"])
+        metrics = metrics | {"study": found}
         write_report(metrics, store)
-        facts |= {"variants": len(variants), "report": store.uri(f"{run}/report.html")}
+        facts |= {"variants": len(variants), "shifts": len(found.get("shifts", []))}
+        facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": metrics["seconds"] + facts["seconds"]}
 
 
@@ -77,23 +82,5 @@ def _judge(variant: Variant, store: Store, holdout: Holdout, truth: pa.Table) ->
     if variant.domain is not None:
         holdout = holdout.only(variant.domain)
         truth = truth.filter(pa.compute.equal(truth[DOMAIN], variant.domain.name))
-    if not store.exists(f"{folder}/result.json"):
-        began = time.perf_counter()
-        folders = Folders(f"{folder}/train", f"{folder}/selected")
-        train_models(variant.config, store, holdout.whole, folders)
-        seconds = time.perf_counter() - began
-        lists = Lists(folders.selected, {"model": f"{folder}/holdout"}, folder)
-        job = score_holdout(variant.config, store, holdout, lists)
-        result = {"seconds": round(seconds, 2), "files": files_of(job, holdout.buckets)["model"]}
-        store.write_json(f"{folder}/result.json", result)
-    result = store.read_json(f"{folder}/result.json")
-    return Judged(variant.name, _measure(store, truth, result["files"], holdout), result["seconds"])
-
-
-def _measure(store: Store, truth: pa.Table, paths: Sequence[str], holdout: Holdout) -> pl.DataFrame:
-    """Return a row a pair of the truth: user_id, domain, events_in_domain, ndcg@K, hr@K."""
-    names = [domain.name for domain in holdout.known.domains]
-    lists = with_domains(read_lists(store, paths, names))
-    ranked = find_ranks(truth, lists, K)
-    events = ranked.unique("pair", keep="first", maintain_order=True)["events_in_domain"]
-    return measure_pairs(ranked, [K]).with_columns(events)
+    result = train_and_score(variant.config, store, holdout, folder)
+    return Judged(variant.name, measure(store, truth, result["files"], holdout), result["seconds"])

@@ -5,10 +5,11 @@
      "transfer": {domain: {"all": T, "0": T, "1-4": T, "5+": T}},
      "backbone": [{"name", "ndcg@10", "seconds"}, ...]}
 
-with comparison = the run's model minus the variant (`evaluate.bootstrap`), and T = {"pairs",
-"together", "alone", "popularity", "difference", "low", "high", "better"}: NDCG@10 of the model that
-knows all domains, of its twin that knows this one alone, and of the best popularity window; by the
-events that the users had in the domain. A part without pairs is None.
+and, of `evaluate.shifts`, "shifts" as `study.robustness` has it; with comparison = the run's model
+minus the variant (`evaluate.bootstrap`), and T = {"pairs", "together", "alone", "popularity",
+"difference", "low", "high", "better"}: NDCG@10 of the model that knows all domains, of its twin
+that knows this one alone, and of the best popularity window; by the events that the users had in
+the domain. A part without pairs is None.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,9 @@ def summarise(
     untrained = Judged("untrained backbone", whole["untrained_backbone"].pairs)
     return {
         "seeds": _seeds(config, [model, *(judged for _, judged in by_kind.get("seed", []))]),
-        "ablation": [_describe(part) | {"comparison": _compare(model, part)} for part in parts],
+        "ablation": [
+            _describe(part) | {"comparison": compare_judged(model, part)} for part in parts
+        ],
         "transfer": {name: _transfer(name, whole, twin) for name, twin in twins.items()},
         "backbone": [_describe(judged) for judged in (untrained, *backbones)],
     }
@@ -106,7 +109,7 @@ def _describe(judged: Judged) -> dict[str, Any]:
     return {"name": judged.name, NDCG: judged.mean(), "seconds": judged.seconds}
 
 
-def _compare(model: Judged, other: Judged) -> dict[str, float] | None:
+def compare_judged(model: Judged, other: Judged) -> dict[str, float] | None:
     """Return by how much the model is better than another on the pairs of both."""
     both = model.pairs.join(
         other.pairs, on=[USER_ID, DOMAIN], suffix="_other", maintain_order="left"
@@ -137,4 +140,4 @@ def _transfer_part(
         Judged(name, inside[name].pairs.filter(part)).mean() or 0.0 for name in WINDOWS_DAYS
     )
     levels = {"together": model.mean(), "alone": alone.mean(), "popularity": popularity}
-    return levels | (_compare(model, alone) or {})
+    return levels | (compare_judged(model, alone) or {})

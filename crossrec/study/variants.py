@@ -45,7 +45,7 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
     seeds; and the backbone the other way: learning where it was frozen, frozen where it learned.
     All are trained from the start: what an earlier model knows came with what they go without.
     """
-    config = _with_train(config, continue_from=None)
+    config = from_the_start(config)
     seeds = [
         Variant(f"seed {seed}", "seed", config.model_copy(update={"seed": seed}))
         for seed in range(config.seed + 1, config.seed + 1 + OTHER_SEEDS)
@@ -64,6 +64,11 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
         other = _with_learning_backbone(config)
     backbone = Variant(backbone_name(other), "backbone", other)
     return [*alone, *ablations, *seeds, backbone]
+
+
+def from_the_start(config: Config) -> Config:
+    """Return the config of a training that goes on from no earlier model."""
+    return _with_train(config, continue_from=None)
 
 
 def backbone_name(config: Config) -> str:

@@ -19,10 +19,11 @@ from crossrec.model.overlap import NeighbourTable, PastEvents
 from crossrec.model.rating import predict_ratings
 from crossrec.model.recommender import Recommender
 from crossrec.schema import SCORES
+from crossrec.score import narrow, shortlist, topk
 from crossrec.score import scorer as scorer_module
-from crossrec.score import shortlist, topk
 from crossrec.score.catalogue import Items
 from crossrec.score.lists import Lists, to_table
+from crossrec.score.narrow import Precision
 from crossrec.score.scorer import Scorer, slice_users
 from crossrec.storage import encode_parquet
 from tests.small import activity_of, histories
@@ -90,7 +91,7 @@ def make_scorer(
     *domains: DomainRange,
     with_ratings: bool = False,
     candidates: dict[str, Candidates] | None = None,
-    halved: bool = False,
+    precision: Precision = "fp32",
 ) -> Scorer:
     """Random weights; always the same."""
     with torch.random.fork_rng():
@@ -102,7 +103,7 @@ def make_scorer(
             for parameter in recommender.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         items = make_items(recommender, domains)
-        return Scorer(recommender, items, domains, candidates, halved)
+        return Scorer(recommender, items, domains, candidates, precision)
 
 
 WANTED = [(system, domain) for system in SYSTEMS for domain in ("shop", "video")]
@@ -130,14 +131,18 @@ def test_score_gives_at_most_k_unique_unseen_items_best_first() -> None:
             assert (np.diff(own) <= 0).all()
 
 
-def test_lists_found_by_half_precision_have_exact_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_lists_found_by_narrow_items_have_exact_scores(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exact = score_all(make_scorer(SHOP, VIDEO))
     # Of this small model no product is wide.
-    monkeypatch.setattr(topk, "HALVED_WIDTH", 8)
-    for where, lists in score_all(make_scorer(SHOP, VIDEO, halved=True)).items():
+    monkeypatch.setattr(narrow, "NARROW_WIDTH", 8)
+    scorer = make_scorer(SHOP, VIDEO, precision=precision)
+    for where, lists in score_all(scorer).items():
         np.testing.assert_allclose(lists.scores, exact[where].scores, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(shortlist, "score_pairs", lambda products, overlaps, rows: rows.float())
-    assert (score_all(make_scorer(SHOP, VIDEO, halved=True))["model", "shop"].scores[0] >= 0).all()
+    assert (score_all(scorer)["model", "shop"].scores[0] >= 0).all()
 
 
 def test_a_sequence_that_earned_no_weight_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,17 +296,17 @@ AGES = pa.array([30.0, 17.0, None, 50.0, 18.0, 44.0, 30.0, 0.0])
 """Of USERS."""
 
 
-@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("places", [0, 4])
 @pytest.mark.parametrize("most", [None, 2])
 def test_score_lists_only_what_the_user_fulfils(
-    monkeypatch: pytest.MonkeyPatch, places: int, most: int | None, halved: bool
+    monkeypatch: pytest.MonkeyPatch, places: int, most: int | None, precision: Precision
 ) -> None:
     """Users of one batch fulfil different items, in blocks of 5 of them."""
     requires = Requires(MIN_AGES, (("<=", "age"),), ((None,), (18.0,), (40.0,)))
     groups = {} if most is None else {"brand": BRANDS}
     rules = Candidates(RULED | (MIN_AGES > 0), groups, {"brand": most or 0}, requires)
-    scorer = make_scorer(SHOP, VIDEO, candidates={"video": rules}, halved=halved)
+    scorer = make_scorer(SHOP, VIDEO, candidates={"video": rules}, precision=precision)
     monkeypatch.setattr(topk, "FEWEST_ITEMS", 5)
     monkeypatch.setitem(topk.SCORES_A_BLOCK, "cpu", 1)
     lists = with_new(scorer, places, replace(USERS, traits={"age": AGES}))
