@@ -16,7 +16,7 @@ from torch import Tensor
 from crossrec.data.candidates import Candidates
 from crossrec.data.histories import DomainRange
 from crossrec.data.replay import Histories
-from crossrec.model.fusion import PARTS
+from crossrec.model.fusion import PARTS, RELATED, WITHOUT_RELATIONS
 from crossrec.model.inference import ItemState, UserState, user_overlaps, user_state
 from crossrec.model.overlap import Overlap
 from crossrec.model.recommender import Recommender
@@ -26,7 +26,7 @@ from crossrec.score.limits import Group, Rules, Terms, limited_top_k
 from crossrec.score.lists import Lists, join_lists
 from crossrec.score.shortlist import score_pairs
 from crossrec.score.steering import Steered, Steering
-from crossrec.score.topk import give_places
+from crossrec.score.topk import SparseScores, give_places
 
 USERS_A_BATCH, USERS_A_GPU_BATCH = 256, 1_024
 """Users a forward pass; on a CPU 128 and 512 were slower. Batches never span buckets, so that a
@@ -80,6 +80,13 @@ class Scorer:
         }
         self.rules = {
             domain.name: Rules.of((candidates or {}).get(domain.name), self.device)
+            for domain in domains
+        }
+        # Of all new items, whatever the rules say.
+        self.is_new = {
+            domain.name: torch.zeros(domain.stop - domain.start, dtype=torch.bool)
+            .index_fill_(0, items.new.get(domain.name, torch.zeros(0, dtype=torch.int64)), True)
+            .to(self.device)
             for domain in domains
         }
         self.new = {
@@ -170,7 +177,7 @@ class Scorer:
 
     def has_sequence(self, system: str) -> bool:
         """Whether what the sequence says counts; on some data it earns no weight."""
-        if system != "model":
+        if system not in ("model", WITHOUT_RELATIONS):
             return False
         return self.recommender.rating is not None or bool(self.fusions[system].sequence != 0)
 
@@ -179,9 +186,9 @@ class Scorer:
         groups, new_N = self.rules[name].groups, self.new[name]
         new = None
         if new_places and len(new_N):
-            # Nobody has seen a new item, and it has no neighbours: its score is the products alone.
+            # Nobody has seen a new item, and it has no neighbours but those it is related to.
             products = [(queries, items_IW[new_N]) for queries, items_IW in terms.products]
-            among_new = Terms(products, [], new_N.new_zeros(0, 2))
+            among_new = Terms(products, self._among(terms.overlaps, name), new_N.new_zeros(0, 2))
             of_new = [Group(group.codes_I[new_N], group.most) for group in groups]
             places_BN, scores_BN = (
                 limited_top_k(among_new, of_new, new_places)
@@ -252,7 +259,23 @@ class Scorer:
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )
-        return products, [found.weighted(weights_BP[part]) for part, found in overlaps.items()]
+        weighted = [
+            found.weighted(weights_BP[part])
+            for part, found in overlaps.items()
+            if part in weights_BP
+        ]
+        fusion = self.fusions[system]
+        if RELATED in overlaps and fusion.related is not None and bool(fusion.related.any()):
+            by_item_I = fusion.related_weights(self.is_new[name])
+            weighted.append(overlaps[RELATED].weighted_by_item(by_item_I))
+        return products, weighted
+
+    def _among(self, overlaps: Sequence[SparseScores], name: str) -> list[SparseScores]:
+        """Return what overlaps add to new items: nothing where no relations are known."""
+        if RELATED not in self.neighbours:
+            return []
+        size = len(self.is_new[name])
+        return [Overlap(*found).among(self.new[name], size) for found in overlaps]
 
     def _seen(self, histories: Histories, domain: DomainRange) -> Tensor:
         inside = (histories.rows >= domain.start) & (histories.rows < domain.stop)
