@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from crossrec import schema
 from crossrec.data.candidates import Candidates, read_candidates
+from crossrec.data.editors import Edits, read_edits
 from crossrec.data.histories import (
     DomainRange,
     Prepared,
@@ -44,6 +45,7 @@ from crossrec.verify_lists import (
     check_batch,
     check_lists,
 )
+from crossrec.verify_pins import Pinned, check_pins
 from crossrec.verify_records import RERUN, files_of_bucket, read_record
 
 THREADS = 16
@@ -102,6 +104,9 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
     for domain in plan["domains"]:
         candidates = _candidates(store, f"runs/{plan.get('full', plan['run_id'])}", ranges[domain])
         check = _Check(store, prepared, ranges[domain], candidates, plan["top_k"], reasons)
+        if plan.get("rules"):
+            folder_of_rules = f"runs/{plan.get('full', plan['run_id'])}/candidates"
+            check.pinned = _pinned(read_edits(store, folder_of_rules, domain), check.allowed)
         _check_default(check, defaults)
         check_files(check, [file for file in files if file["domain"] == domain])
         log.info("publish: verified %r", domain)
@@ -131,6 +136,15 @@ def _candidates(store: Store, folder: str, domain: DomainRange) -> Candidates:
     return found
 
 
+def _pinned(edits: Edits | None, allowed: Allowed) -> Pinned | None:
+    """Return the pins of a domain that every list must have; None where they may give way."""
+    # A list holds no more of one brand than its rule says, pinned or not.
+    if edits is None or allowed.candidates.groups:
+        return None
+    rows = edits.pinned
+    return Pinned(rows[allowed.candidates.allowed[rows]], allowed.top_k)
+
+
 class _Check:
     """What the files of one domain are held against."""
 
@@ -144,6 +158,7 @@ class _Check:
         reasons: Reasons | None,
     ) -> None:
         self.store, self.prepared, self.domain, self.reasons = store, prepared, domain, reasons
+        self.pinned: Pinned | None = None
         ids = store.read_parquet(catalogue_path(prepared.folder, domain.name), [schema.ITEM_ID])
         self.allowed = Allowed(ItemIndex(ids[schema.ITEM_ID]), candidates, top_k)
 
@@ -153,6 +168,8 @@ class _Check:
         histories = self.store.read_parquet(histories_path(self.prepared.folder, bucket), columns)
         users = bucket_users(histories, self.domain.start, self.domain.stop)
         check_lists(parquet, users, self.allowed)
+        if self.pinned is not None:
+            check_pins(parquet, users, self.allowed.items, self.pinned)
         if self.reasons is not None:
             check_because(parquet, histories, self.reasons)
 

@@ -1,9 +1,10 @@
 """Which items belong together by what a team knows (`data.relations`): one more neighbour table.
 
-In: Parquet of `item_id`, `relation`, `related_item_id`, perhaps `domain`, `related_domain` (else the
-same domain) and `weight`. Out: prepared/<digest>/relations.parquet, a row (row, related, weight) for
-each pair of catalogue rows; bad rows go to rejects/ with their reason. Relations lead both ways, but
-those of ONE_WAY: who has a camera may want its case, who has the case has the camera.
+In: Parquet of `item_id`, `relation`, `related_item_id`, perhaps `domain`, `related_domain` (else
+the same domain) and `weight`. Out: prepared/<digest>/relations.parquet, a row (row, related,
+weight) for each pair of catalogue rows; bad rows go to rejects/ with their reason. Relations lead
+both ways, but those of ONE_WAY: who has a camera may want its case, who has the case has the
+camera.
 
     summary |= relate(shared, index, job, footers, summary["rejects"])      # in prepare
     related = related_neighbours(store, prepared)                           # one a domain
@@ -88,7 +89,8 @@ def relate(
     """Write the relations by a Ray task; return what the summary says of them, if there are any.
 
     Args:
-        shared, index: references to the job and the items' index.
+        shared: reference to the job.
+        index: reference to the items' index.
         job: its inputs are looked at.
         footers: of the tables.
         rejects: rows by table and reason, without those of this table.

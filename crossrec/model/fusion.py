@@ -193,7 +193,8 @@ class Shortlists:
     """Hard candidates of users at past moments, and which of them each user chose next.
 
     whose_B: number of the user, the same at all moments.
-    parts_BSP: of PARTS, then that of RELATED where there are relations. sequence_BS: cosine of query and item, zeros where there was no model.
+    parts_BSP: of PARTS, then that of RELATED where there are relations. sequence_BS: cosine of
+    query and item, zeros where there was no model.
     items_BSG: states. is_next_BS, is_real_BS: bool, what was chosen and what is no padding.
     users_BF: features. domain_BD: one-hot.
     """

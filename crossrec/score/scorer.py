@@ -78,6 +78,7 @@ class Scorer:
         self.prices = {
             name: prices_I.to(self.device) for name, prices_I in self.steered.prices.items()
         }
+        self.added = {name: part.to(self.device) for name, part in self.steered.added.items()}
         self.rules = {
             domain.name: Rules.of((candidates or {}).get(domain.name), self.device)
             for domain in domains
@@ -206,10 +207,13 @@ class Scorer:
     ) -> tuple[Tensor, Tensor]:
         """Do what `_best` does, of lists that are steered; lengths: of a list, places for new."""
         k, places = lengths
+        ones_B1 = torch.ones(len(terms.products[0][0]), 1, device=self.device)
         if steering.popularity_control:
-            ones_B1 = torch.ones(len(terms.products[0][0]), 1, device=self.device)
             paid_I1 = -steering.popularity_control * self.prices[name].unsqueeze(1)
             terms = replace(terms, products=[*terms.products, (ones_B1, paid_I1)])
+        if steering.is_edited and name in self.added:
+            added_I1 = self.added[name].unsqueeze(1)
+            terms = replace(terms, products=[*terms.products, (ones_B1, added_I1)])
         if not steering.diversity:
             return self._best(terms, name, k, places)
         domain = self.domains[self.index[name]]

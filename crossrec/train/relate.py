@@ -20,7 +20,7 @@ from crossrec.model.fusion import IS_NEW, PARTS, Fusion, Shortlists, scores
 from crossrec.runlog import log
 from crossrec.train.fit import Earned, measure, ndcg_of
 
-GRID = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, -0.02, -0.05, -0.1, -0.2, -0.4)
+GRID = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, -0.02, -0.05, -0.1, -0.2, -0.4)
 """Weights that are tried; of equally good ones the first. One related event is up to log 2, and
 the cosines of texts that it is added to differ by some tenths."""
 
@@ -76,7 +76,9 @@ def _measured(
     concerned_BS = is_new_BS if place else ~is_new_BS
     related_BS = lists.parts_BSP[..., len(PARTS)].float() * concerned_BS
     if not place:
-        return lambda weight: ndcg_of(base_BS + weight * related_BS, lists.is_next_BS), lists.whose_B
+        return lambda weight: ndcg_of(
+            base_BS + weight * related_BS, lists.is_next_BS
+        ), lists.whose_B
     index = torch.nonzero((lists.is_next_BS & is_new_BS).any(1)).squeeze(1)
     new = replace(lists.take(index), is_next_BS=(lists.is_next_BS & is_new_BS)[index])
     among_BS = base_BS[index].masked_fill(~is_new_BS[index], -torch.inf)

@@ -89,10 +89,12 @@ def test_neighbours_by_relation_weigh_less_where_an_item_has_many(tmp_path: Path
     domains = (DomainRange("shop", 0, 2, 0), DomainRange("video", 2, 4, 0))
     prepared = Prepared("prepared", "", domains, 32, 0, 0, 4, 0, with_relations=True)
     shop, video = related_neighbours(Store(str(tmp_path)), prepared)
-    assert video.offsets.tolist() == [0, 2, 2, 2, 2] and video.columns.tolist() == [0, 1]
+    assert video.offsets.tolist() == [0, 2, 2, 2, 2]
+    assert video.columns.tolist() == [0, 1]
     # Item 0 has two relations, those two have one each.
     np.testing.assert_allclose(video.weights, RELATED_UNIT / math.sqrt(2 * 1), rtol=1e-6)
-    assert shop.offsets.tolist() == [0, 0, 0, 1, 2] and shop.columns.tolist() == [0, 0]
+    assert shop.offsets.tolist() == [0, 0, 0, 1, 2]
+    assert shop.columns.tolist() == [0, 0]
     alone = dataclasses.replace(prepared, domains=(domains[0],), items=2, view=View(0, 2))
     assert not len(related_neighbours(Store(str(tmp_path)), alone)[0].columns)
     assert RELATED_UNIT == OVERLAP_FLOOR
