@@ -74,7 +74,7 @@ def test_places_of_new_items_go_by_what_they_are_related_to() -> None:
         # At some weight it is the best of the new items, and not yet among the best of all.
         last = []
         for weight in np.linspace(0.25, 8, 32):
-            scorer = related_scorer(torch.tensor([0.0, weight]), EVENT, new)
+            scorer = related_scorer(torch.tensor([0.0, float(weight)]), EVENT, new)
             found = scorer.score(USERS, DAY, wanted, K, new_places=1)["model", "video"]
             last.append(int(found.rows[USER, -1]))
         assert new in last
