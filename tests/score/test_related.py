@@ -71,13 +71,16 @@ def test_places_of_new_items_go_by_what_they_are_related_to() -> None:
     assert len(NEW_VIDEO) > 2
     wanted = [("model", "video")]
     for new in NEW_VIDEO[:3]:
-        # At some weight it is the best of the new items, and not yet among the best of all.
-        last = []
-        for weight in np.linspace(0.25, 8, 32):
+        # At some weight it is the best of the new items, and not yet the best of all.
+        firsts = []
+        for weight in np.linspace(0.25, 12, 48):
             scorer = related_scorer(torch.tensor([0.0, float(weight)]), EVENT, new)
-            found = scorer.score(USERS, DAY, wanted, K, new_places=1)["model", "video"]
-            last.append(int(found.rows[USER, -1]))
-        assert new in last
+            kept, plain = (
+                scorer.score(USERS, DAY, wanted, 1, new_places=places)["model", "video"]
+                for places in (1, 0)
+            )
+            firsts.append((int(kept.rows[USER, 0]) == new, int(plain.rows[USER, 0]) == new))
+        assert (True, False) in firsts
 
 
 def test_weights_of_zero_and_relations_unknown_to_the_model_change_no_byte() -> None:
