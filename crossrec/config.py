@@ -54,12 +54,18 @@ class DataConfig(Section):
     forget: str | None = None
     """Parquet with a `user_id` column: users who asked to be forgotten. Nothing of theirs is kept,
     not even as a reject, trained on or listed; `publish.py purge` clears earlier runs of them."""
+    relations: str | None = None
+    """Parquet with `item_id`, `relation`, `related_item_id`, and perhaps `domain`, `related_domain`
+    and `weight`: items that belong together by what a team knows. They become one more part of the
+    score, at the weight that it earns."""
     demo_users: Annotated[int, Field(ge=50, le=1_000_000)] | None = None
     """Where `events` and `items` are not given: make the embedded demo data of this many users and
     use it."""
     demo: Literal["mixed", "collaboration", "trend"] = "mixed"
     """What decides the next event of the demo data: a little of everything, hidden groups of items,
     or text and this week's fashion."""
+    demo_relations: bool = False
+    """Also use relations between the items of the demo data, drawn from its hidden structure."""
     text_columns: tuple[str, ...] | None = None
     """Columns of items that make up its text, in this order; default: those of title, category,
     brand, description that the table has."""

@@ -1,5 +1,6 @@
 """Configuration of what lists hold: rules for candidates, and how they are scored."""
 
+import datetime as dt
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -81,6 +82,48 @@ def _is_condition(first: list[Any]) -> bool:
     return bool(first and isinstance(first[0], (list, tuple)) and isinstance(first[0][0], str))
 
 
+class EditorRule(Section):
+    """What an editor wants of the items that fulfil a condition, while it is in force."""
+
+    action: Literal["boost", "pin", "exclude"]
+    """boost adds `by` to their scores; pin puts them first in every list, in the order of rules,
+    but for users who have had them and where another rule forbids them; exclude leaves them out."""
+    where: tuple[tuple[Condition, ...], ...]
+    """Filters of pyarrow on columns of `data.items`, as in `candidates.filters`."""
+    domain: str = EVERY_DOMAIN
+    """Whose items are meant; "*": those of every domain."""
+    by: Annotated[float, Field(ge=-10, le=10)] = 0.1
+    """What a boost adds to scores, which differ by some tenths between the first and the last of a
+    list; below 0 it lowers them."""
+    first_day: dt.date | None = None
+    """The rule is in force from this day on; default: always."""
+    last_day: dt.date | None = None
+    """The rule is in force up to this day."""
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _one_list_is_the_only_one(cls, given: Any) -> Any:
+        return [given] if isinstance(given, list) and _is_condition(given[:1]) else given
+
+    @model_validator(mode="after")
+    def _condition_is_one(self) -> "EditorRule":
+        try:
+            self.condition()
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"where: {error}") from error
+        return self
+
+    def condition(self) -> "pc.Expression":
+        """Return the condition as an expression."""
+        import pyarrow.parquet as pq
+
+        return pq.filters_to_expression([list(every) for every in self.where])
+
+    def columns(self) -> list[str]:
+        """Return the columns that the condition looks at."""
+        return sorted({column for every in self.where for column, _, _ in every})
+
+
 class ScoreConfig(Section):
     """Scoring."""
 
@@ -110,6 +153,15 @@ class ScoreConfig(Section):
     """Model id under `models/` to score with; default: this run's model, else the published one."""
     candidates: CandidateRules = Field(default_factory=CandidateRules)
     """Which items lists may hold."""
+    rules: tuple[EditorRule, ...] = ()
+    """What editors want of some items: boosted, pinned or left out. The first of equal rank in this
+    list comes first."""
     num_actors: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Scoring actors; default: one a GPU, else one of a single thread for every CPU but two. Fewer
     have more threads each, and need less memory."""
+
+    @model_validator(mode="after")
+    def _pins_stay_first(self) -> "ScoreConfig":
+        if self.diversity and any(rule.action == "pin" for rule in self.rules):
+            raise ValueError("score.diversity would move what score.rules pins; give one of them")
+        return self

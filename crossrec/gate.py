@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from crossrec.config import Config, GateConfig
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import DomainRange, Prepared, open_prepared
-from crossrec.data.replay import Activity, load_activity
+from crossrec.data.replay import Activity
 from crossrec.data.strangers import RETIRED_DOMAIN
 from crossrec.evaluate.judged import MODEL, PUBLISHED, lead_over, ndcg_of
 from crossrec.evaluate.pipeline import write_report

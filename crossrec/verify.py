@@ -13,7 +13,7 @@ many as memory allows.
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from crossrec import schema
 from crossrec.data.candidates import Candidates, read_candidates
+from crossrec.data.editors import Edits, read_edits
 from crossrec.data.histories import (
     DomainRange,
     Prepared,
@@ -45,6 +46,7 @@ from crossrec.verify_lists import (
     check_batch,
     check_lists,
 )
+from crossrec.verify_pins import Pinned, check_pins
 from crossrec.verify_records import RERUN, files_of_bucket, read_record
 
 THREADS = 16
@@ -105,6 +107,10 @@ def verify_run(store: Store, folder: str, plan: dict[str, Any]) -> Verified:
         traits = None if candidates.requires is None else f"{folder}/traits"
         allowed = _allowed(store, prepared, ranges[domain], candidates, plan["top_k"])
         check = _Check(store, prepared, ranges[domain], allowed, reasons, traits)
+        if plan.get("rules"):
+            folder_of_rules = f"runs/{plan.get('full', plan['run_id'])}/candidates"
+            edits = read_edits(store, folder_of_rules, domain)
+            check = replace(check, pinned=_pinned(edits, allowed))
         _check_default(check, defaults)
         check_files(check, [file for file in files if file["domain"] == domain])
         log.info("publish: verified %r", domain)
@@ -141,6 +147,15 @@ def _allowed(
     return Allowed(ItemIndex(ids[schema.ITEM_ID]), candidates, top_k)
 
 
+def _pinned(edits: Edits | None, allowed: Allowed) -> Pinned | None:
+    """Return the pins of a domain that every list must have; None where they may give way."""
+    # A list holds no more of one brand than its rule says, pinned or not.
+    if edits is None or allowed.candidates.groups:
+        return None
+    rows = edits.pinned
+    return Pinned(rows[allowed.candidates.allowed[rows]], allowed.top_k)
+
+
 @dataclass(frozen=True)
 class _Check:
     """What the files of one domain are held against; traits: folder of those of users."""
@@ -151,6 +166,7 @@ class _Check:
     allowed: Allowed
     reasons: Reasons | None
     traits: str | None
+    pinned: Pinned | None = None
 
     def check_lists(self, parquet: pq.ParquetFile, bucket: int) -> None:
         """Hold the lists of a bucket against who is in it and what they have had."""
@@ -159,6 +175,8 @@ class _Check:
         histories = with_traits(self.store, self.traits, bucket, histories)
         users = bucket_users(histories, self.domain.start, self.domain.stop)
         check_lists(parquet, users, self.allowed)
+        if self.pinned is not None:
+            check_pins(parquet, users, self.allowed.items, self.pinned)
         if self.reasons is not None:
             check_because(parquet, histories, self.reasons)
 

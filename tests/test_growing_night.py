@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import open_prepared, read_histories
-from crossrec.data.replay import load_activity
 from crossrec.errors import InputError
 from crossrec.nightly import nightly
 from crossrec.readers import read_scores

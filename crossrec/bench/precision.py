@@ -19,11 +19,12 @@ import torch
 
 from crossrec.bench.loop import Loop
 from crossrec.config import Config
+from crossrec.data.replay import slice_users
 from crossrec.model import newest
 from crossrec.model.inference import user_queries
 from crossrec.score.lists import Lists
 from crossrec.score.narrow import Precision
-from crossrec.score.scorer import USERS_A_BATCH, slice_users
+from crossrec.score.scorer import USERS_A_BATCH
 
 EXACT: Precision = "fp32"
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from crossrec.config import CandidateRules, Config
 from crossrec.config_score import EVERY_DOMAIN
 from crossrec.data.attributes import NO_VALUE, code_values, first_places, read_tables, rows_of
+from crossrec.data.editors import write_edits
 from crossrec.data.events import ItemIndex, index_items
 from crossrec.data.hashing import Array
 from crossrec.data.histories import Prepared, catalogue_path
@@ -147,6 +148,8 @@ def write_candidates(
     read = _read_items(found.items, rules, index, day)
     allowed &= read.allowed
     findings = store.read_parquet(f"{folder}/{FINDINGS}") if rules.check_texts else None
+    if config.score.rules:
+        allowed &= ~write_edits(config.score.rules, store, index, found.items, (folder, day))
     for name, (start, stop) in zip(names, itertools.pairwise(starts.tolist()), strict=True):
         kept, items = int(allowed[start:stop].sum()), stop - start
         if kept < items:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from crossrec.config import Config
+from crossrec.data import relations
 from crossrec.data.events import EVENT_COLUMNS
 from crossrec.data.images import IMAGE, check_images
 from crossrec.data.inputs import Footer, Input, check_column, read_footers
@@ -35,6 +36,7 @@ def read_all_footers(config: Config, inputs: Mapping[str, Input]) -> dict[str, l
         "items": [*wanted_columns(data.text_columns, data.available_from), IMAGE],
         "users": [USER_ID],
         "forget": [USER_ID],
+        "relations": relations.COLUMNS,
     }
     return {name: read_footers(source, columns[name]) for name, source in inputs.items()}
 

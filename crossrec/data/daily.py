@@ -1,6 +1,6 @@
 """Adds up what each item had on each day, a bucket at a time.
 
-    rows, days, events = add_up(read_activity(store, prepared, bucket) for bucket in range(32))
+    activity = load_activity(store, prepared)
 
 Sums are merged as in a merge sort, those of few cells first, so that each cell is moved some
 log2(buckets) times, and little more is held than two sorted arrays of all cells.
@@ -12,11 +12,33 @@ import numpy as np
 import pyarrow as pa
 
 from crossrec.data.hashing import Array
+from crossrec.data.histories import Prepared, read_activity, read_catalogue
+from crossrec.data.replay import NEVER, Activity
+from crossrec.storage import Store
 
 Cells = tuple[Array, Array]
 """Keys (N,) int64, ascending, no two the same; events (N,) int64."""
 
 HALF, DAY_BITS = 1 << 31, 32
+
+
+def load_activity(store: Store, prepared: Prepared) -> Activity:
+    """Add up the activity of all buckets; memory grows with (item, day) pairs, not with users."""
+    parts = (read_activity(store, prepared, bucket) for bucket in range(prepared.buckets))
+    rows, days, events = add_up(parts)
+    return Activity(rows, days, events, prepared.items, _available(store, prepared))
+
+
+def _available(store: Store, prepared: Prepared) -> Array | None:
+    parts = [
+        read_catalogue(store, prepared, domain.name, ["available_day"])["available_day"]
+        for domain in prepared.domains
+    ]
+    column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.int32())
+    if column.null_count == len(column):
+        return None
+    days: Array = column.fill_null(NEVER).to_numpy()
+    return days
 
 
 def add_up(tables: Iterable[pa.Table]) -> tuple[Array, Array, Array]:

@@ -38,7 +38,7 @@ class Prepared:
     """A finished prepared folder, or a view of it; domains are in catalogue order.
 
     values: of schema.EVENT_VALUES, those that its events carry. with_images: whether it has the
-    images of its items.
+    images of its items. with_relations: whether it has pairs of `data.relations`.
     """
 
     folder: str
@@ -52,6 +52,7 @@ class Prepared:
     view: View | None = None
     values: tuple[str, ...] = ()
     with_images: bool = False
+    with_relations: bool = False
 
     def only(self, domain: DomainRange) -> "Prepared":
         """Return the input as if it had one domain alone: all users, its items, its events."""
@@ -89,6 +90,7 @@ def open_prepared(store: Store, folder: str) -> Prepared:
         **counts,
         values=tuple(summary["values"]),
         with_images=summary["images"] is not None,
+        with_relations="relations" in summary,
     )
 
 

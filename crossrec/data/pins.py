@@ -22,7 +22,7 @@ from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
 
-TABLES = ("events", "items", "users", "forget")
+TABLES = ("events", "items", "users", "forget", "relations")
 
 SETTINGS = ("text_columns", "as_of", "buckets", "available_from")
 """Keys of `data` that decide, beside the files, what prepare makes of them."""

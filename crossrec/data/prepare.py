@@ -1,8 +1,8 @@
 """Stage 1, prepare: from Parquet of events and items to checked, bucketed, time-ordered histories.
 
-In: `data.events`, `data.items`, `data.users`, `data.forget`. Out: a folder prepared/<digest>/ of
-the store, which ends with summary.json; a later run on the same input and settings finds it and
-reuses it.
+In: `data.events`, `data.items`, `data.users`, `data.forget`, `data.relations`. Out: a folder
+prepared/<digest>/ of the store, which ends with summary.json; a later run on the same input and
+settings finds it and reuses it.
 
     summary = prepare(config, Store(config.storage.root, config.storage.options))
 
@@ -31,6 +31,7 @@ from crossrec.data.histories import FORMAT, SUMMARY, open_prepared
 from crossrec.data.inputs import CHUNK_ROWS, Footer, Input, plan_chunks
 from crossrec.data.pins import Pins, pin_inputs, unpin_inputs
 from crossrec.data.rejects import Origins, bad_share, check_share
+from crossrec.data.relations import relate
 from crossrec.data.strangers import UNKNOWN_DOMAIN
 from crossrec.data.summary import EPOCH, reasons_of, summarise, tell_strangers
 from crossrec.errors import ConfigError, InputError, explain
@@ -150,6 +151,7 @@ def _prepare(
     pieces = sorted(piece for chunk in chunks for piece in chunk.pieces)
     found = _group(shared, index, pieces, job.buckets, accepted)
     summary = {"digest": folder.rpartition("/")[2], **summarise(job, footers, items, chunks, found)}
+    summary |= relate(shared, index, job, footers, summary["rejects"])
     summary["values"] = list(job.values)
     summary["images"] = _keep_images(shared, job, footers["items"], int(items.starts[-1]))
     store.write_json(f"{folder}/{SUMMARY}", summary)

@@ -6,7 +6,7 @@ apart. Time is cut by whole days: on day d everything before d is known, and not
     histories = flatten(read_histories(store, prepared, bucket))
     known = before(histories, day)
     truth = new_events(histories, day, day + 14)
-    popularity = load_activity(store, prepared).decayed(day, half_life_days=4.0)
+    padded = pad(known, max_history=50)
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
-from crossrec.data.daily import add_up
 from crossrec.data.histories import (
     Prepared,
-    read_activity,
-    read_catalogue,
     read_histories,
 )
 from crossrec.data.traits import traits_of
@@ -126,6 +123,17 @@ def select_users(histories: Histories, keep: Array) -> Histories:
         {name: value[events] for name, value in histories.values.items()},
         {name: trait.filter(pa.array(keep)) for name, trait in histories.traits.items()},
     )
+
+
+def slice_users(histories: Histories, start: int, stop: int) -> Histories:
+    """Return users start..stop-1."""
+    offsets = histories.offsets[start : stop + 1]
+    events = slice(int(offsets[0]), int(offsets[-1]))
+    user_ids = histories.user_ids.slice(start, stop - start)
+    values = {name: value[events] for name, value in histories.values.items()}
+    traits = {name: trait.slice(start, stop - start) for name, trait in histories.traits.items()}
+    rows, days = histories.rows[events], histories.days[events]
+    return Histories(user_ids, offsets - offsets[0], rows, days, values, traits)
 
 
 def before(histories: Histories, day: int) -> Histories:
@@ -266,22 +274,3 @@ class Activity:
         """Return each item's events in days start..stop-1, (items,) int64."""
         known = (self.days >= start) & (self.days < stop)
         return np.bincount(self.rows[known], self.events[known], self.items).astype(np.int64)
-
-
-def load_activity(store: Store, prepared: Prepared) -> Activity:
-    """Add up the activity of all buckets; memory grows with (item, day) pairs, not with users."""
-    parts = (read_activity(store, prepared, bucket) for bucket in range(prepared.buckets))
-    rows, days, events = add_up(parts)
-    return Activity(rows, days, events, prepared.items, _available(store, prepared))
-
-
-def _available(store: Store, prepared: Prepared) -> Array | None:
-    parts = [
-        read_catalogue(store, prepared, domain.name, ["available_day"])["available_day"]
-        for domain in prepared.domains
-    ]
-    column = pa.chunked_array([chunk for part in parts for chunk in part.chunks], pa.int32())
-    if column.null_count == len(column):
-        return None
-    days: Array = column.fill_null(NEVER).to_numpy()
-    return days

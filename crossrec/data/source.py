@@ -4,7 +4,8 @@ config = resolve_input(config, store)   # data.events and data.items are now giv
 """
 
 from crossrec.config import Config
-from crossrec.data.demo import write_demo
+from crossrec.data.demo import make_demo, write_demo
+from crossrec.data.demo_relations import draw_relations
 from crossrec.data.demo_structure import KINDS
 from crossrec.errors import ConfigError, explain
 from crossrec.runlog import log
@@ -30,4 +31,10 @@ def resolve_input(config: Config, store: Store) -> Config:
         log.info("demo: making %s users under %s", f"{users:,}", store.uri(folder))
         paths = write_demo(store, folder, users, config.seed, KINDS[kind])
         store.write_json(f"{folder}/made.json", paths)
+    if config.data.demo_relations and config.data.relations is None:
+        path = f"{folder}/relations/relations.parquet"
+        if not store.exists(path):
+            made = make_demo(users, config.seed, KINDS[kind])
+            store.write_parquet(path, draw_relations(made, config.seed))
+        paths = {**paths, "relations": store.uri(path)}
     return config.model_copy(update={"data": config.data.model_copy(update=paths)})

@@ -24,11 +24,11 @@ from threadpoolctl import threadpool_limits
 
 from crossrec.data.cooccurrence import EVENTS_A_USER
 from crossrec.data.histories import DomainRange
-from crossrec.data.replay import Histories, select_events
+from crossrec.data.replay import Histories, select_events, slice_users
 from crossrec.data.sparse import keep_highest
 from crossrec.data.userstate import event_ages
 from crossrec.score.lists import Lists
-from crossrec.score.scorer import USERS_A_BATCH, slice_users
+from crossrec.score.scorer import USERS_A_BATCH
 from crossrec.score.topk import top_k
 
 Array = np.ndarray

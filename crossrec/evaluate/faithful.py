@@ -31,7 +31,7 @@ import torch
 from scipy.stats import rankdata
 
 from crossrec.data.histories import read_histories
-from crossrec.data.replay import Histories, before, flatten
+from crossrec.data.replay import Histories, before, flatten, slice_users
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.baselines import task_threads
 from crossrec.evaluate.holdout import Holdout
@@ -40,7 +40,7 @@ from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import load_items
 from crossrec.score.lists import Lists
 from crossrec.score.reasons import EXPLAINED, find_reasons, moved, versions_of
-from crossrec.score.scorer import Scorer, slice_users
+from crossrec.score.scorer import Scorer
 
 Array = np.ndarray
 

@@ -18,10 +18,11 @@ Metrics = Mapping[str, Any]
 
 MODEL = "model"
 WITHOUT_SEQUENCE = "without_sequence"
+WITHOUT_RELATIONS = "without_relations"
 STEP_0 = "step0"
 PUBLISHED = "published"
 """The model that readers follow while the run's own is judged."""
-OWN = (MODEL, PUBLISHED, WITHOUT_SEQUENCE, STEP_0)
+OWN = (MODEL, PUBLISHED, WITHOUT_SEQUENCE, WITHOUT_RELATIONS, STEP_0)
 """The model, the one before it, and what is left of it without a part: shown beside it, but no
 baselines."""
 
@@ -29,6 +30,7 @@ NAMES = {
     MODEL: "crossrec",
     PUBLISHED: "the published model",
     WITHOUT_SEQUENCE: "without the sequence",
+    WITHOUT_RELATIONS: "without the relations",
     STEP_0: "before training",
     "untrained_backbone": "untrained backbone",
     "popularity_all": "popularity, all time",

@@ -41,6 +41,7 @@ from crossrec.evaluate.sample import sample_users
 from crossrec.evaluate.steering import judge_steering
 from crossrec.evaluate.truth import KnownItems
 from crossrec.model.checkpoint import load_fusions
+from crossrec.model.fusion import WITHOUT_RELATIONS
 from crossrec.published import find_published
 from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, USER_ID
@@ -65,7 +66,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         prepared = open_prepared(store, summary["prepared"])
         finetuned = store.read_json(f"{run}/finetune.json")
         holdout = open_holdout(config, prepared, finetuned["days"])
-        lists = run_lists(config, finetuned["selected"])
+        lists = run_lists(config, store, finetuned["selected"])
         job = score_holdout(config, store, holdout, lists)
         records = run_baselines(_baseline_job(config, store, holdout, f"{run}/baselines"))
         files = files_of(job, holdout.buckets) | {
@@ -142,11 +143,13 @@ def judge_scores(
     return {}
 
 
-def run_lists(config: Config, selected: str) -> Lists:
-    """Return where a run's lists of its hold-out go."""
+def run_lists(config: Config, store: Store, selected: str) -> Lists:
+    """Return where a run's lists of its hold-out go; without relations too, where it has some."""
     run = f"runs/{config.run_id}"
     folder = f"{run}/baselines"
-    outputs = {name: f"{folder}/{name}" for name in HOLDOUT} | {"model": f"{run}/holdout"}
+    more = {WITHOUT_RELATIONS} & set(load_fusions(store, selected))
+    outputs = {name: f"{folder}/{name}" for name in (*HOLDOUT, *more)}
+    outputs["model"] = f"{run}/holdout"
     return Lists(selected, outputs, folder, config.score.explain)
 
 

@@ -30,6 +30,7 @@ from crossrec.data.replay import (
     rated_events,
     sample_histories,
     select_users,
+    slice_users,
 )
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.baselines import task_threads
@@ -40,7 +41,7 @@ from crossrec.model.inference import domain_of_rows, user_queries
 from crossrec.model.rating import predict_ratings
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import load_items
-from crossrec.score.scorer import USERS_A_BATCH, slice_users
+from crossrec.score.scorer import USERS_A_BATCH
 
 Array = np.ndarray
 Bounds = list[tuple[int, int]]

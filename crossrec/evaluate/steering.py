@@ -49,8 +49,13 @@ def asked_settings(config: Config) -> list[Steering]:
     if config.evaluate.steering:
         settings += [Steering(popularity_control=value) for value in VALUES]
         settings += [Steering(diversity=value) for value in VALUES]
-    own = Steering.of(config.score)
+    own = _judged(config)
     return list(dict.fromkeys([*settings, *([own] if own.is_on else [])]))
+
+
+def _judged(config: Config) -> Steering:
+    """Return the config's dials: editors' rules are the night's, and not judged."""
+    return replace(Steering.of(config.score), is_edited=False)
 
 
 def judge_steering(
@@ -95,12 +100,12 @@ def judge_steering(
         }
         domains = measure_lists(lists, items, texts_IW, k)
         found.append(
-            {**vars(setting), **measured, **_means(list(domains.values())), "domain": domains}
+            {**setting.public(), **measured, **_means(list(domains.values())), "domain": domains}
         )
     costs = compare(ndcg[MODEL], {name: ndcg[name] for name in names}, users)
     for part, name in zip(found[1:], names, strict=True):
         part["cost"] = costs.get(name)
-    return {"k": k, "published": vars(Steering.of(config.score)), "settings": found}
+    return {"k": k, "published": _judged(config).public(), "settings": found}
 
 
 def measure_lists(

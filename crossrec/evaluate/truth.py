@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import Prepared, read_histories, read_item_ids
-from crossrec.data.replay import Histories, before, flatten, load_activity, new_events
+from crossrec.data.replay import Histories, before, flatten, new_events
 from crossrec.evaluate.metrics import DECILES
 from crossrec.model.inference import domain_of_rows
 from crossrec.schema import DOMAIN, ITEM_ID, USER_ID

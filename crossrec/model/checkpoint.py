@@ -13,6 +13,7 @@ models/<model_id>/image_backbone/     the model of images, where there is one, i
 model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
 
+import copy
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ from crossrec.errors import CrossrecError, explain
 from crossrec.model.adapters import merged, put_bottlenecks, take_bottlenecks
 from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
 from crossrec.model.fetch import Pin
-from crossrec.model.fusion import VARIANTS, Fusion
+from crossrec.model.fusion import RELATED, VARIANTS, WITHOUT_RELATIONS, Fusion
 from crossrec.model.recommender import Recommender
 from crossrec.model.vision import VisionBackbone, vision_digest
 from crossrec.model.weights import BackboneFolder, locate_weights
@@ -216,7 +217,7 @@ def save_fusions(store: Store, folder: str, fusions: Mapping[str, Fusion]) -> No
 
 
 def load_fusions(store: Store, folder: str) -> dict[str, Fusion]:
-    """Read what `save_fusions` wrote.
+    """Read what `save_fusions` wrote; WITHOUT_RELATIONS beside it where the model knows some.
 
     Raises:
         CrossrecError: the folder holds no whole model.
@@ -227,11 +228,16 @@ def load_fusions(store: Store, folder: str) -> dict[str, Fusion]:
         raise CrossrecError(
             explain(store.uri(folder), "a model folder", "no fusion.safetensors", mend)
         )
-    domains = len(store.read_json(f"{folder}/config.json")["domains"])
+    config = store.read_json(f"{folder}/config.json")
+    domains = len(config["domains"])
     tensors = load_tensors(store.read_bytes(path))
     fusions = {}
     for variant in VARIANTS:
-        fusions[variant] = Fusion(domains)
-        fusions[variant].load_state_dict(tensors_below(f"{variant}.", tensors))
+        own = tensors_below(f"{variant}.", tensors)
+        fusions[variant] = Fusion(domains, with_relations=RELATED in own)
+        fusions[variant].load_state_dict(own)
         fusions[variant].eval()
+    if fusions["model"].related is not None and not config.get("ratings"):
+        fusions[WITHOUT_RELATIONS] = copy.deepcopy(fusions["model"])
+        fusions[WITHOUT_RELATIONS].related = torch.zeros(2)
     return fusions

@@ -35,12 +35,21 @@ STEP_0 = {"text": 1.0, "ever": 0.05}
 STEP_0_POPULARITY = {3.0: 0.1}
 """Weights by hand before training: popularity by its half-life in days."""
 
+RELATED = "related"
+"""Beside PARTS, where `data.relations` are given: the same of the items related to the user's
+events, with a weight for items that somebody has had and one for new ones."""
+
+WITHOUT_RELATIONS = "without_relations"
+"""The model with those weights at 0: no variant of its own, and judged beside it."""
+
 LEFT_OUT = {
     "text": ("text", "text_domain"),
     "ids": ("ever", "recent", "lately"),
     "time": (*STATE_NAMES, *(f"taste_{name}" for name in STATE_NAMES)),
 }
 """What `model.leave_out` takes away, of parts, item states and user features."""
+
+IS_NEW = STATE_NAMES.index("is_new")
 
 OVERLAP_FLOOR = 1e-3
 """Below it an overlap counts as linear."""
@@ -78,7 +87,9 @@ class UserSide:
 class Fusion(nn.Module):
     """Weights of all parts of a score."""
 
-    def __init__(self, domains: int, leave_out: Collection[str] = ()) -> None:
+    def __init__(
+        self, domains: int, leave_out: Collection[str] = (), with_relations: bool = False
+    ) -> None:
         super().__init__()
         users, items = len(FEATURE_NAMES) + 1, len(STATE_NAMES)
         out = {name for kind in leave_out for name in LEFT_OUT[kind]}
@@ -98,6 +109,8 @@ class Fusion(nn.Module):
         # Slope and level by domain; a slope of 0 says that scores are no probabilities.
         self.register_buffer("link_D2", torch.zeros(domains, 2))
         self.link_D2: Tensor
+        self.register_buffer(RELATED, torch.zeros(2) if with_relations else None)
+        self.related: Tensor | None
         self.weights = nn.Parameter(torch.tensor([STEP_0.get(part, 0.0) for part in PARTS]))
         mix = [STEP_0_POPULARITY.get(days, 0.0) for days in HALF_LIVES_DAYS]
         mix += [0.0] * (items - len(HALF_LIVES_DAYS))
@@ -131,6 +144,16 @@ class Fusion(nn.Module):
         """
         slope, level = self.link_D2[domain].double()
         return torch.sigmoid(scores.double() * slope + level).float() if slope > 0 else scores
+
+    def related_weights(self, is_new: Tensor) -> Tensor:
+        """Return what being related counts for items, (...), by whether they are new, (...) bool.
+
+        Raises:
+            ValueError: the fusion knows of no relations.
+        """
+        if self.related is None:
+            raise ValueError("a fusion of data without relations")
+        return torch.where(is_new, self.related[1], self.related[0])
 
     def user_side(self, users_BF: Tensor, domain: Tensor) -> UserSide:
         """Return the users' side of a score.
@@ -170,7 +193,8 @@ class Shortlists:
     """Hard candidates of users at past moments, and which of them each user chose next.
 
     whose_B: number of the user, the same at all moments.
-    parts_BSP: of PARTS. sequence_BS: cosine of query and item, zeros where there was no model.
+    parts_BSP: of PARTS, then that of RELATED where there are relations. sequence_BS: cosine of
+    query and item, zeros where there was no model.
     items_BSG: states. is_next_BS, is_real_BS: bool, what was chosen and what is no padding.
     users_BF: features. domain_BD: one-hot.
     """
@@ -202,7 +226,11 @@ def join(parts: Sequence[Shortlists]) -> Shortlists:
 def scores(fusion: Fusion, lists: Shortlists) -> Tensor:
     """Return the scores (B, S) of shortlisted items; -inf in the padding."""
     side = fusion.user_side(lists.users_BF, lists.domain_BD)
-    total_BS = (lists.parts_BSP.float() * side.weights_BP.unsqueeze(1)).sum(-1)
+    parts_BSP = lists.parts_BSP.float()
+    total_BS = (parts_BSP[..., : len(PARTS)] * side.weights_BP.unsqueeze(1)).sum(-1)
+    if fusion.related is not None:
+        is_new_BS = lists.items_BSG[..., IS_NEW] > 0
+        total_BS = total_BS + fusion.related_weights(is_new_BS) * parts_BSP[..., len(PARTS)]
     total_BS = total_BS + side.sequence_B.unsqueeze(1) * lists.sequence_BS.float()
     columns_BSR = fusion.item_side(lists.items_BSG.float())
     total_BS = total_BS + (columns_BSR * side.columns_BR.unsqueeze(1)).sum(-1)

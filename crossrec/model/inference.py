@@ -18,6 +18,7 @@ from torch.nn import functional
 from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Histories, PaddedHistories, pad
 from crossrec.data.userstate import domain_counts, event_ages, user_features
+from crossrec.model.fusion import RELATED
 from crossrec.model.newest import encode_newest
 from crossrec.model.overlap import NeighbourTable, Overlap, PastEvents, find_overlap
 from crossrec.model.recommender import (
@@ -249,6 +250,8 @@ def user_overlaps(users: UserState, tables: Mapping[str, NeighbourTable]) -> dic
         "recent": (tables["ever"], users.recent),
         "lately": (tables["lately"], users.lasting),
     }
+    if RELATED in tables:
+        asked[RELATED] = tables[RELATED], users.lasting
     size = len(users.features_BF)
     return {part: find_overlap(table, past, size) for part, (table, past) in asked.items()}
 

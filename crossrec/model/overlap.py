@@ -78,6 +78,18 @@ class Overlap(NamedTuple):
         """Return the overlap with each user's values times a weight."""
         return Overlap(self.users_N, self.items_N, self.values_N * weights_B[self.users_N])
 
+    def weighted_by_item(self, weights_I: Tensor) -> "Overlap":
+        """Return the overlap with each item's values times a weight."""
+        return Overlap(self.users_N, self.items_N, self.values_N * weights_I[self.items_N])
+
+    def among(self, rows_N: Tensor, size: int) -> "Overlap":
+        """Return the overlap with some of a domain's `size` items, numbered by their place."""
+        place_I = rows_N.new_full((size,), -1)
+        place_I[rows_N] = torch.arange(len(rows_N), device=rows_N.device)
+        places_N = place_I[self.items_N]
+        kept_N = places_N >= 0
+        return Overlap(self.users_N[kept_N], places_N[kept_N], self.values_N[kept_N])
+
 
 def find_overlap(neighbours: NeighbourTable, past: PastEvents, users: int) -> Overlap:
     """Add up, over the users' past events, the weights of the neighbours of each event's item.

@@ -19,7 +19,7 @@ import ray
 import torch
 
 from crossrec.data.histories import read_catalogue
-from crossrec.data.replay import Histories
+from crossrec.data.replay import Histories, slice_users
 from crossrec.data.tasks import plain_errors
 from crossrec.data.texts import ATTRACTS, FINDINGS, count_faults, faults_of, too_attractive
 from crossrec.nodes import largest_node_cpus
@@ -28,7 +28,7 @@ from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.limits import Terms
 from crossrec.score.prices import CPUS_A_TASK, PLACES, sample_users
-from crossrec.score.scorer import Scorer, slice_users
+from crossrec.score.scorer import Scorer
 
 SCHEMA = pa.schema(
     [

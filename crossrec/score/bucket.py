@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from crossrec.data.candidates import Candidates, read_candidates
+from crossrec.data.editors import read_edits
 from crossrec.data.histories import Prepared, read_item_ids
 from crossrec.data.replay import (
     Histories,
@@ -96,11 +99,18 @@ class ScoreJob:
 
     def read_steered(self) -> Steered:
         """Return how lists are steered, with the items' prices where any list needs them."""
+        added: dict[str, Tensor] = {}
+        if any(steering.is_edited for steering in self.steered.values()) and self.candidates:
+            for name in self.domains:
+                edits = read_edits(self.store, self.candidates, name)
+                if edits is not None:
+                    added[name] = torch.from_numpy(edits.added.copy())
         if not any(steering.popularity_control for steering in self.steered.values()):
-            return Steered(self.steered)
+            return Steered(self.steered, added=added)
         prices = read_prices(self.store, self.items)
         names = {number: domain.name for number, domain in enumerate(self.prepared.domains)}
-        return Steered(self.steered, {names[number]: part for number, part in prices.items()})
+        by_name = {names[number]: part for number, part in prices.items()}
+        return Steered(self.steered, by_name, added)
 
     def open_scorer(self) -> Scorer:
         """Load model, item side and rules into a scorer."""

@@ -30,9 +30,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from crossrec.data.cooccurrence import KINDS, count_neighbours
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import DomainRange, Prepared, read_catalogue
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
-from crossrec.data.replay import Activity, before, load_activity, sample_histories
+from crossrec.data.relations import related_neighbours
+from crossrec.data.replay import Activity, before, sample_histories
 from crossrec.encode import encode_catalogue
 from crossrec.model.biases import fit_biases
 from crossrec.model.checkpoint import (
@@ -42,7 +44,7 @@ from crossrec.model.checkpoint import (
     tensors_to_bytes,
 )
 from crossrec.model.fetch import Pin, fetch_files, node_cache
-from crossrec.model.fusion import VARIANTS, Fusion
+from crossrec.model.fusion import RELATED, VARIANTS, Fusion
 from crossrec.model.inference import ItemState, item_state
 from crossrec.model.overlap import NeighbourTable
 from crossrec.model.rating import levels_of_items
@@ -121,6 +123,8 @@ def build_items(
     if model.recommender.rating is not None:
         biases = fit_biases(sample, bounds, prepared.items)
         levels_I = levels_of_items(model.recommender.rating, biases, bounds)
+    if prepared.with_relations and fusions["model"].related is not None:
+        neighbours[RELATED] = related_neighbours(store, prepared)
     columns = {system: _columns(system, fusions, states_IG, activity, day) for system in systems}
     for index, domain in enumerate(prepared.domains):
         tensors = {
@@ -214,9 +218,9 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
         levels += [tensors["levels"]] if "levels" in tensors else []
         for name in columns:
             columns[name][domain.name] = tensors[f"columns_{name}"]
-        for kind in KINDS:
+        for kind in (*KINDS, *((RELATED,) if f"{RELATED}.offsets" in tensors else ())):
             table = (tensors[f"{kind}.{name}"] for name in ("offsets", "columns", "weights"))
-            neighbours[kind][domain.name] = NeighbourTable(*table)
+            neighbours.setdefault(kind, {})[domain.name] = NeighbourTable(*table)
     fusions = {
         name: fusion
         for name, fusion in load_fusions(store, built["model"]).items()

@@ -22,6 +22,7 @@ from crossrec.data.candidates import Candidates
 from crossrec.data.replay import Histories
 from crossrec.data.requires import Requires
 from crossrec.data.texts import is_on_trial
+from crossrec.model.overlap import Overlap
 from crossrec.score.shortlist import shortlist_top_k
 from crossrec.score.topk import LeftOut, NarrowItems, Products, SparseScores, top_k
 
@@ -148,14 +149,17 @@ class Terms:
             self, products=products, overlaps=overlaps, seen_S2=seen_S2, left_out=left_out
         )
 
-    def among(self, rows_N: Tensor) -> "Terms":
+    def among(self, rows_N: Tensor, with_overlaps: bool = False) -> "Terms":
         """Return the terms of new items, which are numbered anew and are all candidates.
 
-        Nobody has seen a new item, and it has no neighbours: its score is the products alone.
+        Nobody has seen a new item, and it has no neighbours but those that it is related to: where
+        no relations are known, its score is the products alone.
         """
+        size = len(self.products[0][1])
+        overlaps = [Overlap(*found).among(rows_N, size) for found in self.overlaps]
         products = [(queries, items_IW[rows_N]) for queries, items_IW in self.products]
         left_out = [one.among(rows_N) for one in self.left_out if isinstance(one, Refused)]
-        return Terms(products, [], rows_N.new_zeros(0, 2), left_out)
+        return Terms(products, overlaps if with_overlaps else [], rows_N.new_zeros(0, 2), left_out)
 
 
 def _of_some(of_block: LeftOut, users_M: Tensor) -> LeftOut:

@@ -96,7 +96,9 @@ def write_plan(
     }
     steering = Steering.of(config.score)
     if steering.is_on:
-        plan["steering"] = vars(steering)
+        plan["steering"] = steering.public()
+    if config.score.rules:
+        plan["rules"] = [rule.model_dump(mode="json") for rule in config.score.rules]
     if config.score.explain:
         # Not there where nothing is explained: plans stay what they were.
         plan["explain"] = config.score.explain
@@ -108,7 +110,7 @@ def write_plan(
     if store.exists(path):
         before = store.read_json(path)
         if before["digest"] != plan["digest"]:
-            keys = {*plan, "steering", "explain"} - {"digest"}
+            keys = {*plan, "steering", "rules", "explain"} - {"digest"}
             changed = sorted(key for key in keys if plan.get(key) != before.get(key))
             found = f"another plan (differs in {', '.join(changed)})"
             raise ConfigError(
@@ -128,7 +130,9 @@ def _check_increment(plan: dict[str, Any], increment: Increment, store: Store) -
     """Raise where lists that are taken over would not be those that this plan makes."""
     was = increment.plan
     names = ("model", "model_sha256", "domains", "top_k", "new_share", "precision", "candidates")
-    other = [name for name in (*names, "steering", "explain") if plan.get(name) != was.get(name)]
+    other = [
+        name for name in (*names, "steering", "rules", "explain") if plan.get(name) != was.get(name)
+    ]
     values = [open_prepared(store, made["prepared"]).values for made in (was, plan)]
     other += ["data.events columns"] if values[0] != values[1] else []
     if other:

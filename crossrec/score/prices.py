@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from crossrec.data.histories import DomainRange
-from crossrec.data.replay import Histories, before, sample_histories, select_users
+from crossrec.data.replay import Histories, before, sample_histories, select_users, slice_users
 from crossrec.data.tasks import plain_errors
 from crossrec.data.traits import read_traits
 from crossrec.model.checkpoint import tensors_to_bytes
@@ -27,7 +27,7 @@ from crossrec.nodes import largest_node_cpus
 from crossrec.runlog import log
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.limits import Terms
-from crossrec.score.scorer import USERS_A_BATCH, Scorer, slice_users
+from crossrec.score.scorer import USERS_A_BATCH, Scorer
 from crossrec.score.steering import PRICES
 
 PLACES = 10

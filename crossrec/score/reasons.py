@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from crossrec.data.replay import Histories, select_users
-from crossrec.model.fusion import OVERLAP_FLOOR, PARTS
+from crossrec.model.fusion import OVERLAP_FLOOR, PARTS, RELATED
 from crossrec.model.inference import LONG_EVENTS
 from crossrec.model.overlap import neighbour_weights
 from crossrec.model.without import UsersWithout, take_rows, users_without
@@ -158,11 +158,16 @@ def version_scores(scorer: Scorer, users: UsersWithout, name: str, rows_BK: Tens
         kind: neighbour_weights(table[name], users.rows_BA, rows_BK, domain.stop - domain.start)
         for kind, table in scorer.neighbours.items()
     }
-    for part, kind, weights_VA in (
+    asked = [
         ("ever", "ever", users.lasting_VA),
         ("recent", "ever", users.recent_VA),
         ("lately", "lately", users.lasting_VA),
-    ):
+    ]
+    fusion = scorer.fusions[EXPLAINED]
+    if RELATED in near and fusion.related is not None:
+        weights[RELATED] = fusion.related_weights(scorer.is_new[name][inside_BK]).unsqueeze(1)
+        asked.append((RELATED, RELATED, users.lasting_VA))
+    for part, kind, weights_VA in asked:
         overlap_BVK = (weights_VA / OVERLAP_FLOOR) @ near[kind]
         scores_BVK += weights[part] * overlap_BVK.log1p_()
     return scores_BVK

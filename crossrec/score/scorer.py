@@ -15,8 +15,8 @@ from torch import Tensor
 
 from crossrec.data.candidates import Candidates
 from crossrec.data.histories import DomainRange
-from crossrec.data.replay import Histories
-from crossrec.model.fusion import PARTS
+from crossrec.data.replay import Histories, slice_users
+from crossrec.model.fusion import PARTS, RELATED, WITHOUT_RELATIONS
 from crossrec.model.inference import UserState, user_overlaps, user_state
 from crossrec.model.overlap import Overlap
 from crossrec.model.recommender import Recommender
@@ -78,8 +78,16 @@ class Scorer:
         self.prices = {
             name: prices_I.to(self.device) for name, prices_I in self.steered.prices.items()
         }
+        self.added = {name: part.to(self.device) for name, part in self.steered.added.items()}
         self.rules = {
             domain.name: Rules.of((candidates or {}).get(domain.name), self.device)
+            for domain in domains
+        }
+        # Of all new items, whatever the rules say.
+        self.is_new = {
+            domain.name: torch.zeros(domain.stop - domain.start, dtype=torch.bool)
+            .index_fill_(0, items.new.get(domain.name, torch.zeros(0, dtype=torch.int64)), True)
+            .to(self.device)
             for domain in domains
         }
         self.new = {
@@ -172,7 +180,7 @@ class Scorer:
 
     def has_sequence(self, system: str) -> bool:
         """Whether what the sequence says counts; on some data it earns no weight."""
-        if system != "model":
+        if system not in ("model", WITHOUT_RELATIONS):
             return False
         return self.recommender.rating is not None or bool(self.fusions[system].sequence != 0)
 
@@ -181,7 +189,7 @@ class Scorer:
         groups, new_N = self.rules[name].groups, self.new[name]
         new = None
         if new_places and len(new_N):
-            among_new = terms.among(new_N)
+            among_new = terms.among(new_N, with_overlaps=RELATED in self.neighbours)
             of_new = [Group(group.codes_I[new_N], group.most) for group in groups]
             places_BN, scores_BN = (
                 limited_top_k(among_new, of_new, new_places)
@@ -199,10 +207,13 @@ class Scorer:
     ) -> tuple[Tensor, Tensor]:
         """Do what `_best` does, of lists that are steered; lengths: of a list, places for new."""
         k, places = lengths
+        ones_B1 = torch.ones(len(terms.products[0][0]), 1, device=self.device)
         if steering.popularity_control:
-            ones_B1 = torch.ones(len(terms.products[0][0]), 1, device=self.device)
             paid_I1 = -steering.popularity_control * self.prices[name].unsqueeze(1)
             terms = replace(terms, products=[*terms.products, (ones_B1, paid_I1)])
+        if steering.is_edited and name in self.added:
+            added_I1 = self.added[name].unsqueeze(1)
+            terms = replace(terms, products=[*terms.products, (ones_B1, added_I1)])
         if not steering.diversity:
             return self._best(terms, name, k, places)
         domain = self.domains[self.index[name]]
@@ -269,7 +280,15 @@ class Scorer:
             products.append(
                 (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
             )
-        weighted = [found.weighted(weights_BP[part]) for part, found in overlaps.items()]
+        weighted = [
+            found.weighted(weights_BP[part])
+            for part, found in overlaps.items()
+            if part in weights_BP
+        ]
+        fusion = self.fusions[system]
+        if RELATED in overlaps and fusion.related is not None and bool(fusion.related.any()):
+            by_item_I = fusion.related_weights(self.is_new[name])
+            weighted.append(overlaps[RELATED].weighted_by_item(by_item_I))
         narrowed = (narrow_texts, None, narrow_vectors)
         return Terms(products, weighted, seen_S2, left_out, narrowed)
 
@@ -279,14 +298,3 @@ class Scorer:
             [histories.owners[inside], histories.rows[inside].astype(np.int64) - domain.start], 1
         )
         return torch.from_numpy(pairs).to(self.device)
-
-
-def slice_users(histories: Histories, start: int, stop: int) -> Histories:
-    """Return users start..stop-1."""
-    offsets = histories.offsets[start : stop + 1]
-    events = slice(int(offsets[0]), int(offsets[-1]))
-    user_ids = histories.user_ids.slice(start, stop - start)
-    values = {name: value[events] for name, value in histories.values.items()}
-    traits = {name: trait.slice(start, stop - start) for name, trait in histories.traits.items()}
-    rows, days = histories.rows[events], histories.days[events]
-    return Histories(user_ids, offsets - offsets[0], rows, days, values, traits)

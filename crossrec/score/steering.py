@@ -29,26 +29,34 @@ class Steering:
 
     popularity_control: float = 0.0
     diversity: float = 0.0
+    is_edited: bool = False
 
     @classmethod
     def of(cls, config: ScoreConfig) -> "Steering":
         """Return what the config asks for."""
-        return cls(config.popularity_control, config.diversity)
+        is_edited = any(rule.action != "exclude" for rule in config.rules)
+        return cls(config.popularity_control, config.diversity, is_edited)
 
     @property
     def is_on(self) -> bool:
         """Whether lists are not those of the scores alone."""
-        return self.popularity_control > 0 or self.diversity > 0
+        return self.popularity_control > 0 or self.diversity > 0 or self.is_edited
+
+    def public(self) -> dict[str, Any]:
+        """Return what a plan says of it: of editors' rules, only where there are some."""
+        return {name: value for name, value in vars(self).items() if value or name != "is_edited"}
 
     def describe(self) -> dict[str, Any]:
         """Return what published scores mean, for who reads them."""
         parts = ["the model's score"]
+        if self.is_edited:
+            parts.append("plus what editors' rules add")
         if self.popularity_control:
             parts.append("less what the item pays for being shown often")
         if self.diversity:
             parts.append("less what it is like the items above it")
         meaning = f"{', '.join(parts)}: what the list is ordered by, higher is better within it"
-        return {"meaning": meaning, "unit": "none", **vars(self)}
+        return {"meaning": meaning, "unit": "none", **self.public()}
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,12 @@ class Steered:
     """How the lists of systems are steered: those of a system that is not named are not.
 
     A named system scores as "model" does. prices: (items,) float32 by domain, where any list is
-    controlled.
+    controlled. added: the same, what editors' rules add to scores.
     """
 
     by_system: Mapping[str, Steering] = field(default_factory=dict)
     prices: Mapping[str, Tensor] = field(default_factory=dict)
+    added: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(self, system: str) -> tuple[str, Steering]:
         """Return which system's scores make the lists of a system, and how they are steered."""

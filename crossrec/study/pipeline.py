@@ -51,7 +51,7 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
         finetuned = store.read_json(f"{run}/finetune.json")
         holdout = open_holdout(config, prepared, finetuned["days"])
         truth = holdout.truth(store, holdout.known_items(store))
-        job = score_holdout(config, store, holdout, run_lists(config, finetuned["selected"]))
+        job = score_holdout(config, store, holdout, run_lists(config, store, finetuned["selected"]))
         files = files_of(job, holdout.buckets)
         whole = {
             name: Judged(name, measure(store, truth, paths, holdout))

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crossrec.config import ShiftName
+from crossrec.data.daily import load_activity
 from crossrec.data.grouping import to_histories
 from crossrec.data.hashing import Array
 from crossrec.data.histories import (
@@ -36,7 +37,6 @@ from crossrec.data.histories import (
     read_catalogue,
     read_histories,
 )
-from crossrec.data.replay import load_activity
 from crossrec.data.tasks import run_tasks
 from crossrec.data.view import view_activity
 from crossrec.schema import EVENT_VALUES, US_PER_DAY, USER_ID

@@ -172,8 +172,13 @@ def keep_share(fusion: Fusion, share: float) -> None:
 @torch.no_grad()
 def ndcg(fusion: Fusion, lists: Shortlists) -> Tensor:
     """Return NDCG@K (B,) of what was chosen next."""
-    top_BK = scores(fusion, lists).topk(min(K, lists.is_next_BS.shape[1]), dim=1).indices
-    hit_BK = lists.is_next_BS.gather(1, top_BK).float()
+    return ndcg_of(scores(fusion, lists), lists.is_next_BS)
+
+
+def ndcg_of(scores_BS: Tensor, is_next_BS: Tensor) -> Tensor:
+    """Return NDCG@K (B,) by scores, of what was chosen next."""
+    top_BK = scores_BS.topk(min(K, is_next_BS.shape[1]), dim=1).indices
+    hit_BK = is_next_BS.gather(1, top_BK).float()
     gain_K = 1 / torch.log2(torch.arange(2, hit_BK.shape[1] + 2))
-    most_B = lists.is_next_BS.sum(1).clamp(1, hit_BK.shape[1])
+    most_B = is_next_BS.sum(1).clamp(1, hit_BK.shape[1])
     return (hit_BK * gain_K).sum(1) / gain_K.cumsum(0)[most_B - 1]

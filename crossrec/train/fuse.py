@@ -20,9 +20,10 @@ import ray
 import torch
 
 from crossrec.config import TrainConfig
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import Prepared
 from crossrec.data.itemstate import EventStates
-from crossrec.data.replay import Activity, Histories, load_activity, sample_histories
+from crossrec.data.replay import Activity, Histories, sample_histories
 from crossrec.encode import encode_catalogue
 from crossrec.model.checkpoint import load_model, save_fusions
 from crossrec.model.fusion import SEQUENCE_SPEED, Fusion, Shortlists, join
@@ -32,6 +33,7 @@ from crossrec.storage import Store
 from crossrec.train.fit import earn, fit, fit_sequence, keep_share
 from crossrec.train.link import describe_links, learn_link
 from crossrec.train.moments import GatherJob, Moment
+from crossrec.train.relate import weigh_relations
 from crossrec.train.repeat import repeatable
 from crossrec.train.shortlists import gather
 
@@ -103,7 +105,7 @@ def fuse(
     rate = min(train.learning_rate * LEARNING_RATE_FACTOR, HIGHEST_LEARNING_RATE)
     # Before the first weights are drawn, so that a night can be repeated.
     torch.manual_seed(seed)
-    step0 = Fusion(len(prepared.domains), settings.leave_out)
+    step0 = Fusion(len(prepared.domains), settings.leave_out, prepared.with_relations)
     early = [
         lists for moment, lists in found if moment.stop <= plan.holdout and not moment.with_sequence
     ]
@@ -142,6 +144,8 @@ def _learn(step0: Fusion, lists: Sequence[Shortlists], rate: float, seed: int) -
     log.info("finetune: weighs the parts by %s lists", f"{sum(map(len, lists)):,}")
     if lists and rate:
         fit(fusion, join(lists), rate, seed)
+        if fusion.related is not None:
+            weigh_relations(fusion, join(lists), seed)
     return fusion
 
 

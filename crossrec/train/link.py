@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crossrec.data.itemstate import EventStates
 from crossrec.data.replay import Activity, Histories
-from crossrec.model.fusion import PARTS, Fusion
+from crossrec.model.fusion import IS_NEW, PARTS, RELATED, Fusion
 from crossrec.train.moments import Block, GatherJob, Moment, look_at
 
 TOP = 50
@@ -87,6 +87,9 @@ def _scores(fusion: Fusion, block: Block) -> Tensor:
     scores_BC = side.columns_BR @ fusion.item_side(block.states_CG).T
     for number, part in enumerate(PARTS):
         scores_BC += side.weights_BP[:, number : number + 1] * block.parts[part]
+    if fusion.related is not None:
+        is_new_C = block.states_CG[:, IS_NEW] > 0
+        scores_BC += fusion.related_weights(is_new_C) * block.parts[RELATED]
     if "sequence" in block.parts:
         scores_BC += side.sequence_B.unsqueeze(1) * block.parts["sequence"]
     return scores_BC

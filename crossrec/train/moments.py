@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossrec.data.cooccurrence import KINDS, count_neighbours
+from crossrec.data.cooccurrence import count_neighbours
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.itemstate import EventStates, states_on_day
+from crossrec.data.relations import related_neighbours
 from crossrec.data.replay import Activity, Histories, before, new_events, select_users
 from crossrec.model.checkpoint import Model, load_model
+from crossrec.model.fusion import RELATED
 from crossrec.model.inference import (
     ItemState,
     UserState,
@@ -109,6 +111,8 @@ def look_at(
     if not len(users):
         return
     neighbours = count_neighbours(known, moment.start, job.prepared.items, job.bounds)
+    if job.prepared.with_relations:
+        neighbours[RELATED] = related_neighbours(job.store, job.prepared)
     states_IG = torch.from_numpy(states_on_day(activity, moment.start))
     model = load_model(job.store, job.model)
     items = _items(job, model)
@@ -118,7 +122,7 @@ def look_at(
         asked = _sample(candidates, job.pairs, job.seed + moment.start)
         place = np.full(len(histories.lengths), -1)
         place[asked] = np.arange(len(asked))
-        tables = {kind: NeighbourTable.of(neighbours[kind][index]) for kind in KINDS}
+        tables = {kind: NeighbourTable.of(found[index]) for kind, found in neighbours.items()}
         size = max(1, SCORES_A_BLOCK // max(stop - start, 1))
         for first in range(0, len(asked), size):
             chosen = np.zeros(len(histories.lengths), bool)

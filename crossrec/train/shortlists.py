@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crossrec.data.itemstate import STATE_NAMES, EventStates
 from crossrec.data.replay import Activity, Histories
-from crossrec.model.fusion import PARTS, Shortlists, join
+from crossrec.model.fusion import PARTS, RELATED, Shortlists, join
 from crossrec.train.moments import Block, GatherJob, Moment, look_at
 
 SHORTLIST = 320
@@ -43,6 +43,14 @@ SEQUENCE_PROBES: tuple[Mapping[str, float], ...] = (
     {"sequence": 1.0, "log_popularity_6d": 0.05},
     {"sequence": 1.0, "log_popularity_48d": 0.05},
 )
+RELATED_PROBES: tuple[Mapping[str, float], ...] = (
+    {"related": 1.0, "text": 0.1},
+    {"related": 0.3, "text": 1.0},
+    {"is_new": 100.0, "text": 1.0},
+    {"is_new": 100.0, "text": 1.0, "related": 0.3},
+)
+"""Where there are relations: what they say, and the new items among which they say most."""
+
 POPULAR = ("log_popularity_1.5d", "log_popularity_6d", "log_popularity_24d", "log_popularity_96d")
 """Whose PROBE_DEPTH best unseen items of a user are on the list, and whose POPULAR_DEPTH best items
 of all."""
@@ -85,7 +93,8 @@ def _shorten(block: Block) -> _Shortened:
     is_seen_BC[block.seen] = True
     depth = min(PROBE_DEPTH, shape[1])
     tops = []
-    for probe in PROBES + (SEQUENCE_PROBES if "sequence" in parts else ()):
+    probes = PROBES + (SEQUENCE_PROBES if "sequence" in parts else ())
+    for probe in probes + (RELATED_PROBES if RELATED in parts else ()):
         scores_BC = sum(
             weight * (parts[name] if name in parts else states[name])
             for name, weight in probe.items()
@@ -128,7 +137,8 @@ def _merge(tops: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def _describe(short: _Shortened, block: Block) -> Shortlists:
     """Put a block's candidates and users together; half precision is plenty for learning."""
     features_BF, domain_BD = block.state.asked(block.index)
-    parts_BSP = torch.stack([short.parts[part] for part in PARTS], -1)
+    names = (*PARTS, RELATED) if RELATED in short.parts else PARTS
+    parts_BSP = torch.stack([short.parts[part] for part in names], -1)
     sequence_BS = short.parts.get("sequence", torch.zeros_like(parts_BSP[..., 0]))
     return Shortlists(
         parts_BSP.half(),

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from crossrec.config import ModelConfig, TrainConfig
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.imagefile import fetch_images
-from crossrec.data.replay import Activity, before, load_activity, sample_histories
+from crossrec.data.replay import Activity, before, sample_histories
 from crossrec.model.adapters import (
     adapter_penalty,
     depths,

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossrec.config import Config
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import open_prepared, read_catalogue, read_histories
 from crossrec.data.itemstate import states_on_day
 from crossrec.data.pins import pin_inputs
 from crossrec.data.prepare import input_digest, prepare
-from crossrec.data.replay import load_activity
 from crossrec.errors import ConfigError, InputError
 from crossrec.schema import REJECTS
 from crossrec.storage import Store
@@ -450,3 +450,39 @@ def test_prepare_needs_ratings_where_they_are_predicted(
         prepare(with_objective(config, "mse"), store)
     # No other objective looks at them.
     prepare(config, store)
+
+
+def test_relations_are_checked_pinned_and_kept_by_catalogue_row(tmp_path: Path) -> None:
+    write_items(tmp_path / "items/0.parquet", ("1", "shop"), ("2", "shop"), ("1", "video"))
+    write_events(tmp_path / "events/0.parquet", ("ada", "1", "shop", DAY_1))
+    plain, store = run(tmp_path)
+    assert not open_prepared(store, plain["prepared"]).with_relations
+    assert "relations" not in {*plain, *plain["rejects"]}
+    columns = {
+        "item_id": ["2", "1", "9"],
+        "domain": ["shop"] * 3,
+        "relation": ["same_series"] * 3,
+        "related_item_id": ["1", "2", "1"],
+        "related_domain": ["video", None, "video"],
+    }
+    path = tmp_path / "relations.parquet"
+    pq.write_table(pa.table(columns), path)
+    config = make_config(tmp_path, relations=str(path)).model_copy(update={"run_id": "related"})
+    summary = prepare(config, store)
+    assert summary["prepared"] != plain["prepared"]
+    assert open_prepared(store, summary["prepared"]).with_relations
+    assert summary["relations"] == {"pairs": 4}
+    assert summary["rejects"]["relations"] == {"unknown item": 1}
+    pairs = store.read_parquet(f"{summary['prepared']}/relations.parquet").to_pylist()
+    assert [(pair["row"], pair["related"]) for pair in pairs] == [(0, 1), (1, 0), (1, 2), (2, 1)]
+    kept = store.read_parquet("runs/related/rejects/relations.parquet").to_pylist()
+    assert [(row["table"], row["file_row"], row["item_id"]) for row in kept] == [
+        ("relations", 2, "9")
+    ]
+    pq.write_table(pa.table(columns).slice(0, 1), path)
+    with pytest.raises(InputError, match="began with"):
+        prepare(config, store)
+    del columns["domain"]
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(InputError, match="column domain"):
+        prepare(config.model_copy(update={"run_id": "other"}), store)

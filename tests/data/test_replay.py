@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from crossrec.data.daily import load_activity
 from crossrec.data.histories import Prepared, activity_path
 from crossrec.data.replay import (
     Activity,
     Histories,
     before,
     flatten,
-    load_activity,
     new_events,
     pad,
     rated_events,

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from crossrec.data.daily import load_activity
 from crossrec.data.grouping import to_histories
 from crossrec.data.histories import DomainRange, Prepared, histories_path, read_histories
-from crossrec.data.replay import load_activity
 from crossrec.data.view import View, view_histories
 from crossrec.schema import CATALOGUE, HISTORIES, US_PER_DAY, domain_folder
 from crossrec.storage import Store

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from crossrec.data.replay import Histories, select_events
+from crossrec.data.replay import Histories, select_events, slice_users
 from crossrec.evaluate.faithful import history_versions, measure_reasons, sample
 from crossrec.model.overlap import _listed, neighbour_weights
 from crossrec.schema import scores_schema
@@ -14,7 +14,7 @@ from crossrec.score import reasons as reasons_module
 from crossrec.score.because import add_reasons
 from crossrec.score.lists import Lists, to_table
 from crossrec.score.reasons import find_reasons, moved, versions_of
-from crossrec.score.scorer import Scorer, slice_users
+from crossrec.score.scorer import Scorer
 from tests.score.test_scorer import (
     DAY,
     SHOP,

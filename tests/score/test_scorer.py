@@ -11,7 +11,7 @@ from crossrec.data.candidates import Candidates
 from crossrec.data.cooccurrence import count_neighbours
 from crossrec.data.histories import DomainRange
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
-from crossrec.data.replay import Histories, select_users
+from crossrec.data.replay import Histories, select_users, slice_users
 from crossrec.data.requires import Requires
 from crossrec.model.fusion import OVERLAP_FLOOR, Fusion, Shortlists, scores
 from crossrec.model.inference import item_state, user_queries, user_state
@@ -24,7 +24,7 @@ from crossrec.score import scorer as scorer_module
 from crossrec.score.catalogue import Items
 from crossrec.score.lists import Lists, to_table
 from crossrec.score.narrow import Precision
-from crossrec.score.scorer import Scorer, slice_users
+from crossrec.score.scorer import Scorer
 from crossrec.storage import encode_parquet
 from tests.small import activity_of, histories
 

@@ -10,7 +10,7 @@ import pytest
 
 from crossrec.data.histories import open_prepared, read_histories, read_item_ids
 from crossrec.data.prepare import prepare
-from crossrec.data.replay import flatten, up_to
+from crossrec.data.replay import flatten, slice_users, up_to
 from crossrec.errors import ConfigError
 from crossrec.evaluate.pipeline import evaluate
 from crossrec.evaluate.steering import VALUES
@@ -20,7 +20,6 @@ from crossrec.readers import read_scores
 from crossrec.schema import US_PER_DAY
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.pipeline import new_places, score
-from crossrec.score.scorer import slice_users
 from crossrec.score.steering import Steering
 from crossrec.storage import Store
 from crossrec.verify import verify_run

@@ -133,3 +133,28 @@ def test_steered_lists_keep_what_publication_holds_them_against(
         assert len(NEW_IN_VIDEO & set(rows)) >= min(4, len(NEW_IN_VIDEO & set(RULED.nonzero()[0])))
         if most:
             assert max(np.bincount(BRANDS[rows])) <= most
+
+
+EDITED = Steering(is_edited=True)
+
+
+@pytest.mark.parametrize("places", [0, 2])
+def test_editors_pins_come_first_unless_had_or_forbidden(places: int) -> None:
+    added = {"shop": torch.zeros(12), "video": torch.zeros(28)}
+    added["shop"][[5, 0]] = torch.tensor([20_000.0, 10_000.0])
+    added["shop"][3] = 0.75
+    forbidden = np.ones(12, bool)
+    forbidden[7] = False
+    added["shop"][7] = 30_000.0
+    scorer = steered_scorer({"model": EDITED}, {"shop": Candidates(forbidden)})
+    scorer.steered, scorer.added = Steered({"model": EDITED}, added=added), added
+    lists = score(scorer, "model", places=places)["model", "shop"]
+    plain = as_learned(scorer, "model", SHOP)
+    for user in range(len(USERS.lengths)):
+        kept = unseen(USERS, user, SHOP)
+        pins = [row for row in (5, 0) if row in kept]
+        assert lists.rows[user, : len(pins)].tolist() == pins
+        assert 7 not in lists.rows[user]
+        for row, found in zip(lists.rows[user], lists.scores[user], strict=True):
+            if row == 3:
+                assert found == pytest.approx(plain[user, 3] + 0.75, abs=1e-4)
