@@ -168,7 +168,7 @@ def count_buckets(rows: int) -> int:
     """Return how many buckets that many events get where the config does not say.
 
     >>> count_buckets(5_000_000), count_buckets(50_000_001)
-    (32, 51)
+    (32, 201)
     """
     return min(max(MIN_BUCKETS, math.ceil(rows / ROWS_PER_BUCKET)), MAX_BUCKETS)
 
