@@ -8,6 +8,7 @@ do not decide alone; once over all of the past, and once for what users with the
     kinds["ever"][0]       # neighbours in domain 0, as CSR
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ LATELY_DAYS = 98
 """Seven half-lives; what is older adds less than a percent."""
 
 PAIRS_A_BLOCK = 2**23
-"""Pairs of items counted at once; some 300 MB."""
+"""Pairs of items counted at once, at most but for a single item's; some 300 MB."""
 
 EVENTS_A_USER = 200
 """Newest events of a user that are paired: pairs grow with the square."""
@@ -96,13 +97,26 @@ def _heaviest(
     had_T: sp.csr_matrix, source: sp.csr_matrix, left_I: Array, right_C: Array, start: int
 ) -> Neighbours:
     """Count pairs, scale them, drop items beside themselves, keep the heaviest of each item."""
-    size = max(1, PAIRS_A_BLOCK // max(source.shape[1], 1))
     blocks = [
-        _heaviest_of_block(had_T[row : row + size] @ source, row, left_I, right_C, start)
-        for row in range(0, len(left_I), size)
+        _heaviest_of_block(had_T[first:stop] @ source, first, left_I, right_C, start)
+        for first, stop in _blocks(had_T, source)
     ]
     counts, columns, weights = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return Neighbours(np.concatenate([[0], np.cumsum(counts)]), columns, weights)
+
+
+def _blocks(had_T: sp.csr_matrix, source: sp.csr_matrix) -> list[tuple[int, int]]:
+    """Return (first, stop) of rows whose products have some PAIRS_A_BLOCK entries, few or many.
+
+    Most items of a large catalogue have few pairs or none: what bounds a row are the events of its
+    users, not the columns that there are.
+    """
+    counts_U = np.diff(source.indptr)
+    own_N = np.concatenate([[0], np.cumsum(counts_U[had_T.indices])])
+    most_I = np.minimum(np.diff(own_N[had_T.indptr]), source.shape[1])
+    numbers_I = np.cumsum(most_I) // PAIRS_A_BLOCK
+    cuts = [0, *(np.flatnonzero(np.diff(numbers_I)) + 1).tolist(), len(most_I)]
+    return list(itertools.pairwise(cuts)) if len(most_I) else [(0, 0)]
 
 
 def _heaviest_of_block(
