@@ -39,26 +39,21 @@ def main() -> None:
     prepare.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
     train = benchmarks.add_parser("train", help="stage 2: histories/s, beside RecTools' SASRec")
     train.add_argument("--events", type=int, default=300_000, help="rows (300000)")
-    for name, value in TRAIN_SETTINGS.items():
-        train.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    _add_settings(train, TRAIN_SETTINGS)
     train.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
     score = benchmarks.add_parser("score", help="stage 4: users/s, beside a plain loop")
-    for name, value in SCORE_SETTINGS.items():
-        score.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    _add_settings(score, SCORE_SETTINGS)
     score.add_argument("--changed", type=float, default=0, help="share of users with new events")
     score.add_argument("--peer_events", type=int, default=0, help="rows for RecTools (0: without)")
     score.add_argument("--explain", type=int, default=0, help="reasons an item (0: without)")
     score.add_argument("--precisions", type=int, default=0, help="turns of each (0: without)")
     scale = benchmarks.add_parser("scale", help="stage 4: two sizes, a kill, a night of changes")
-    for name, value in SCALE_SETTINGS.items():
-        scale.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    _add_settings(scale, SCALE_SETTINGS)
     scale.add_argument("--changed", type=float, default=0.01, help="share of users (0.01)")
     catalogue = benchmarks.add_parser("catalogue", help="stage 4 with very many items")
-    for name, value in CATALOGUE_SETTINGS.items():
-        catalogue.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    _add_settings(catalogue, CATALOGUE_SETTINGS)
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
-    for name, value in TOPK_SETTINGS.items():
-        topk.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    _add_settings(topk, TOPK_SETTINGS)
     for benchmark in (prepare, train, score, scale, catalogue):
         benchmark.add_argument("--folder", help="for data and results; default: a temporary one")
     options = parser.parse_args()
@@ -68,6 +63,11 @@ def main() -> None:
     finally:
         if not getattr(options, "folder", None):
             shutil.rmtree(folder)
+
+
+def _add_settings(parser: argparse.ArgumentParser, settings: dict[str, int]) -> None:
+    for name, value in settings.items():
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

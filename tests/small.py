@@ -31,6 +31,13 @@ def histories(*users: Sequence[Event]) -> Histories:
     )
 
 
+def rated(*users: Sequence[tuple[int, float]]) -> Histories:
+    """Return users by the (row, rating) of their events, one a day."""
+    found = histories(*([(row, day) for day, (row, _) in enumerate(user)] for user in users))
+    given = np.array([rating for user in users for _, rating in user], np.float32)
+    return replace(found, values={"rating": given})
+
+
 def random_users(seed: int, users: int, items: int, days: int, most: int = 12) -> list[list[Event]]:
     """Return users of up to `most` events; some have none, some repeat an item."""
     draw = np.random.default_rng(seed)

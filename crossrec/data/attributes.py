@@ -99,6 +99,25 @@ def check_names(source: Input, columns: Sequence[str], where: str) -> None:
             raise ConfigError(explain(where, expected, name, "check the name"))
 
 
+def fulfils(table: pa.Table, condition: pc.Expression, where: str) -> Array:
+    """Return which rows of items fulfil a condition, (N,) bool; a null fulfils none.
+
+    Raises:
+        ConfigError: the columns cannot be held against it; where: the config's key that has it.
+    """
+    found = np.zeros(len(table), bool)
+    places = table.append_column("", pa.array(np.arange(len(table))))
+    try:
+        kept = places.filter(condition).column("").to_numpy()
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        expected = "conditions that the columns of data.items can be held against"
+        mend = "give values of the column's type"
+        raise ConfigError(explain(where, expected, said, mend)) from error
+    found[kept] = True
+    return found
+
+
 def first_places(rows: Array, known: Array) -> Array:
     """Return where rows (N,) stand for the first time, -1 left out; marks them in `known`.
 

@@ -27,7 +27,14 @@ import pyarrow.compute as pc
 
 from crossrec.config import CandidateRules, Config
 from crossrec.config_score import EVERY_DOMAIN
-from crossrec.data.attributes import NO_VALUE, code_values, first_places, read_tables, rows_of
+from crossrec.data.attributes import (
+    NO_VALUE,
+    code_values,
+    first_places,
+    fulfils,
+    read_tables,
+    rows_of,
+)
 from crossrec.data.editors import write_edits
 from crossrec.data.events import ItemIndex, index_items
 from crossrec.data.hashing import Array
@@ -247,7 +254,7 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
         for name, condition in filters.items():
             in_domain = pc.equal(table.column(DOMAIN), name).to_numpy()
             concerned = np.full(len(rows), True) if name == EVERY_DOMAIN else in_domain
-            fits &= _fulfils(table, condition, name) | ~concerned
+            fits &= fulfils(table, condition, f"{SECTION}.filters.{name}") | ~concerned
         allowed[rows] = fits
         for column, codes in groups.items():
             where = f"{SECTION}.max_per.{column}"
@@ -271,18 +278,3 @@ def _is_available(table: pa.Table, column: str, source: Input, day: int) -> Arra
     last = first_days(moments.cast(pa.large_string()))
     is_over: Array = pc.less(last, day).fill_null(False).to_numpy()
     return ~is_over
-
-
-def _fulfils(table: pa.Table, condition: pc.Expression, name: str) -> Array:
-    """Return which rows fulfil a condition, (N,) bool; a null fulfils none."""
-    found = np.zeros(len(table), bool)
-    places = table.append_column("", pa.array(np.arange(len(table))))
-    try:
-        kept = places.filter(condition).column("").to_numpy()
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        expected = "conditions that the columns of data.items can be held against"
-        mend = "give values of the column's type"
-        raise ConfigError(explain(f"{SECTION}.filters.{name}", expected, said, mend)) from error
-    found[kept] = True
-    return found

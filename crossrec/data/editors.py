@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from crossrec.config_score import EVERY_DOMAIN, EditorRule
-from crossrec.data.attributes import check_names, first_places, read_tables, rows_of
+from crossrec.data.attributes import check_names, first_places, fulfils, read_tables, rows_of
 from crossrec.data.events import ItemIndex
 from crossrec.data.hashing import Array
 from crossrec.data.inputs import Input
@@ -34,9 +34,9 @@ from crossrec.storage import Store
 MOST_PINNED = 10
 """Items of a domain: more are no pins but another list."""
 
-PIN, PIN_STEP = 10_000.0, 100.0
+PIN, PIN_STEP = 1e6, 1e4
 """Added to the score of a pinned item, and how much more to the one before it: scores are of the
-size of cosines and ratings."""
+size of cosines, or of ratings, which some give out of a hundred or a thousand."""
 
 EPOCH_DAY = np.datetime64("1970-01-01", "D")
 
@@ -146,23 +146,8 @@ def _matches(rules: Sequence[EditorRule], index: ItemIndex, source: Input) -> li
         table, rows = table.take(pa.array(places)), rows[places]
         in_domain = table.column(DOMAIN)
         for number, (rule, found) in enumerate(zip(rules, held, strict=True)):
-            fits = _fulfils(table, rule, f"score.rules.{number}.where")
+            fits = fulfils(table, rule.condition(), f"score.rules.{number}.where")
             if rule.domain != EVERY_DOMAIN:
                 fits &= pc.equal(in_domain, rule.domain).to_numpy()
             found[rows] = fits
     return held
-
-
-def _fulfils(table: pa.Table, rule: EditorRule, where: str) -> Array:
-    """Return which rows fulfil a rule's condition, (N,) bool; a null fulfils none."""
-    found = np.zeros(len(table), bool)
-    numbered = table.append_column("", pa.array(np.arange(len(table))))
-    try:
-        kept = numbered.filter(rule.condition()).column("").to_numpy()
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
-        expected = "conditions that the columns of data.items can be held against"
-        mend = "give values of the column's type"
-        raise ConfigError(explain(where, expected, said, mend)) from error
-    found[kept] = True
-    return found

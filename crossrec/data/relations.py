@@ -44,7 +44,6 @@ from crossrec.storage import Store
 RELATION, RELATED_ID, RELATED_DOMAIN = "relation", "related_item_id", "related_domain"
 REQUIRED = (ITEM_ID, RELATION, RELATED_ID)
 COLUMNS = (*REQUIRED, DOMAIN, RELATED_DOMAIN, WEIGHT)
-COLUMNS = (*REQUIRED, DOMAIN, RELATED_DOMAIN, WEIGHT)
 
 ONE_WAY = ("accessory",)
 """Relations that lead from `item_id` to `related_item_id` alone."""

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 
 from crossrec.data.histories import Prepared, read_histories, read_item_ids
 from crossrec.data.replay import (
@@ -31,7 +30,7 @@ from crossrec.data.replay import (
 )
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.collaborative import Fit, fit_als, fit_item_knn, learn, serve
-from crossrec.nodes import largest_node_cpus
+from crossrec.nodes import largest_node_cpus, torch_threads
 from crossrec.runlog import log
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.lists import to_table
@@ -95,13 +94,8 @@ def task_threads() -> int:
 
 def run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:
     """Learn, write the judged users' lists and the record last; return it."""
-    # Put back, because Ray gives the process to other tasks, whose sums depend on it.
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         return _run_system(job, system, threads)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _run_system(job: BaselineJob, system: str, threads: int) -> dict[str, Any]:

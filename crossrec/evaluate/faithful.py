@@ -36,6 +36,7 @@ from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.baselines import task_threads
 from crossrec.evaluate.holdout import Holdout
 from crossrec.model.checkpoint import load_model
+from crossrec.nodes import torch_threads
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import load_items
 from crossrec.score.lists import Lists
@@ -72,10 +73,7 @@ def judge_reasons(job: ScoreJob, holdout: Holdout) -> dict[str, Any] | None:
 
 def _judge(job: ScoreJob, holdout: Holdout, threads: int) -> dict[str, Any] | None:
     """Do what `judge_reasons` does, in a Ray task."""
-    # Put back, because Ray gives the process to other tasks, whose sums depend on it.
-    earlier = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         items = load_items(job.store, job.prepared, job.items)
         scorer = Scorer(load_model(job.store, job.model).recommender, items, job.prepared.domains)
         users: list[Histories] = []
@@ -84,8 +82,6 @@ def _judge(job: ScoreJob, holdout: Holdout, threads: int) -> dict[str, Any] | No
             known = before(known, job.day)
             users += sample(known, USERS - len(users))
         return measure_reasons(scorer, users, job.day, job.explain)
-    finally:
-        torch.set_num_threads(earlier)
 
 
 def sample(histories: Histories, most: int) -> list[Histories]:

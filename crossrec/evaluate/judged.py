@@ -13,12 +13,13 @@ figures, or None where there are none.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from crossrec.model.fusion import WITHOUT_RELATIONS
+
 Metrics = Mapping[str, Any]
 """What metrics.json holds."""
 
 MODEL = "model"
 WITHOUT_SEQUENCE = "without_sequence"
-WITHOUT_RELATIONS = "without_relations"
 STEP_0 = "step0"
 PUBLISHED = "published"
 """The model that readers follow while the run's own is judged."""

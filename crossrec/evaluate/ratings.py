@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 
 from crossrec.data.histories import read_histories
 from crossrec.data.replay import (
@@ -39,6 +38,7 @@ from crossrec.model.biases import fit_biases, ratings_of, user_levels
 from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import domain_of_rows, user_queries
 from crossrec.model.rating import predict_ratings
+from crossrec.nodes import torch_threads
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import load_items
 from crossrec.score.scorer import USERS_A_BATCH
@@ -87,13 +87,8 @@ def _figures(errors_PM: Array) -> dict[str, Any] | None:
 
 def add_errors(job: ScoreJob, holdout: Holdout, threads: int) -> Array:
     """Return what `measure_errors` finds in all buckets that are judged, added up: a Ray task."""
-    # Put back, because Ray gives the process to other tasks, whose sums depend on it.
-    earlier = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         return _add_errors(job, holdout)
-    finally:
-        torch.set_num_threads(earlier)
 
 
 def _add_errors(job: ScoreJob, holdout: Holdout) -> Array:

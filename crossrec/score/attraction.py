@@ -22,7 +22,7 @@ from crossrec.data.histories import read_catalogue
 from crossrec.data.replay import Histories, slice_users
 from crossrec.data.tasks import plain_errors
 from crossrec.data.texts import ATTRACTS, FINDINGS, count_faults, faults_of, too_attractive
-from crossrec.nodes import largest_node_cpus
+from crossrec.nodes import largest_node_cpus, torch_threads
 from crossrec.runlog import log
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.score.bucket import ScoreJob
@@ -58,17 +58,13 @@ def write_findings(job: ScoreJob, folder: str) -> dict[str, int]:
 
 
 def _write_findings(job: ScoreJob, path: str, threads: int) -> None:
-    before_it = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         scorer, users = replace(job, steered={}).open_scorer(), sample_users(job)
         found = []
         for domain in job.prepared.domains:
             table = read_catalogue(job.store, job.prepared, domain.name, [ITEM_ID, "text"])
             columns = table.combine_chunks()
             found += find_texts(scorer, users, job.day, domain.name, columns)
-    finally:
-        torch.set_num_threads(before_it)
     job.store.write_parquet(path, pa.Table.from_pylist(found, SCHEMA))
 
 

@@ -23,7 +23,7 @@ from crossrec.data.replay import Histories, before, sample_histories, select_use
 from crossrec.data.tasks import plain_errors
 from crossrec.data.traits import read_traits
 from crossrec.model.checkpoint import tensors_to_bytes
-from crossrec.nodes import largest_node_cpus
+from crossrec.nodes import largest_node_cpus, torch_threads
 from crossrec.runlog import log
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.limits import Terms
@@ -62,10 +62,7 @@ def write_prices(job: ScoreJob) -> None:
 
 def _write_prices(job: ScoreJob, threads: int) -> dict[str, float]:
     """Write the prices of all domains; return the highest of each."""
-    # Put back, because Ray gives the process to other tasks, whose sums depend on it.
-    before_it = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         scorer = replace(job, steered={}).open_scorer()
         sample = sample_users(job)
         found = {
@@ -73,8 +70,6 @@ def _write_prices(job: ScoreJob, threads: int) -> dict[str, float]:
             for number, domain in enumerate(job.prepared.domains)
             if domain.name in job.domains
         }
-    finally:
-        torch.set_num_threads(before_it)
     tensors = {str(number): prices_I for number, prices_I in found.items()}
     job.store.write_bytes(f"{job.items}/{PRICES}", tensors_to_bytes(tensors))
     return {

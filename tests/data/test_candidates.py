@@ -1,4 +1,5 @@
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,20 +54,25 @@ def prepared(store: Store) -> Prepared:
     return Prepared("prepared/p", "p", ranges, 1, 1, 9, 7, 0)
 
 
-def found_by(
-    store: Store, prepared: Prepared, items: pa.Table = ITEMS, **rules: Any
-) -> dict[str, Candidates]:
-    store.write_parquet("in/items/1.parquet", items.slice(0, 4))
-    store.write_parquet("in/items/2.parquet", items.slice(4))
+def config_of(store: Store, items: Sequence[pa.Table], score: dict[str, Any]) -> Config:
+    """Write the items, a file each, and return the config of a night on them."""
+    for number, table in enumerate(items, 1):
+        store.write_parquet(f"in/items/{number}.parquet", table)
     store.write_parquet("in/events.parquet", pa.table({"user_id": ["u"]}))
-    config = Config.model_validate(
+    return Config.model_validate(
         {
             "run_id": "night",
             "storage": {"root": store.root, "options": store.options},
             "data": {"events": store.uri("in/events.parquet"), "items": store.uri("in/items")},
-            "score": {"candidates": rules},
+            "score": score,
         }
     )
+
+
+def found_by(
+    store: Store, prepared: Prepared, items: pa.Table = ITEMS, **rules: Any
+) -> dict[str, Candidates]:
+    config = config_of(store, [items.slice(0, 4), items.slice(4)], {"candidates": rules})
     folder = write(config, store, prepared, rules_of(config, store), DAY)
     return {domain.name: read_candidates(store, folder, domain.name) for domain in prepared.domains}
 

@@ -16,7 +16,15 @@ from crossrec.errors import ConfigError
 from crossrec.storage import Store, encode_parquet
 from crossrec.verify_lists import BucketUsers, ItemIndex, WrongLists
 from crossrec.verify_pins import Pinned, check_pins
-from tests.data.test_candidates import DAY, ITEMS, TODAY, TOMORROW, YESTERDAY, prepared
+from tests.data.test_candidates import (
+    DAY,
+    ITEMS,
+    TODAY,
+    TOMORROW,
+    YESTERDAY,
+    config_of,
+    prepared,
+)
 
 __all__ = ["prepared"]
 
@@ -28,16 +36,7 @@ def edits_of(
     store: Store, prepared: Prepared, *rules: dict[str, Any]
 ) -> tuple[dict[str, Edits], list[str]]:
     """What the rules add in each domain, and what of the shop lists may hold."""
-    store.write_parquet("in/items/1.parquet", ITEMS)
-    store.write_parquet("in/events.parquet", pa.table({"user_id": ["u"]}))
-    config = Config.model_validate(
-        {
-            "run_id": "night",
-            "storage": {"root": store.root, "options": store.options},
-            "data": {"events": store.uri("in/events.parquet"), "items": store.uri("in/items")},
-            "score": {"rules": rules},
-        }
-    )
+    config = config_of(store, [ITEMS], {"rules": rules})
     folder = write(config, store, prepared, rules_of(config, store), DAY)
     found = {name: read_edits(store, folder, name) for name in ("shop", "video")}
     allowed = read_candidates(store, folder, "shop").allowed

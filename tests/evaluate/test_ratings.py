@@ -9,23 +9,15 @@ import pyarrow as pa
 import pytest
 
 from crossrec.data.histories import Prepared, histories_path
-from crossrec.data.replay import Histories
 from crossrec.evaluate.holdout import Holdout
 from crossrec.evaluate.ratings import describe_errors, measure_errors, read_rated
 from crossrec.score.bucket import ScoreJob
 from crossrec.storage import Store
 from tests.evaluate.holdout import write_prepared
-from tests.small import Event, histories
+from tests.small import Event
 
 BOUNDS = [(0, 3), (3, 5)]
 NONE = float("nan")
-
-
-def rated(*users: list[tuple[int, float]]) -> Histories:
-    """Return users by the (row, rating) of their events, one a day."""
-    found = histories(*([(row, day) for day, (row, _) in enumerate(user)] for user in users))
-    given = np.array([rating for user in users for _, rating in user], np.float32)
-    return replace(found, values={"rating": given})
 
 
 def test_errors_are_told_by_domain_and_over_all_events() -> None:

@@ -1,20 +1,11 @@
-from dataclasses import replace
-
 import numpy as np
 
 from crossrec.data.replay import Histories
 from crossrec.model.biases import Biases, fit_biases, shrinkage_of, user_levels
-from tests.small import histories
+from tests.small import rated
 
 BOUNDS = [(0, 3), (3, 5)]
 NONE = float("nan")
-
-
-def rated(*users: list[tuple[int, float]]) -> Histories:
-    """Return users by the (row, rating) of their events, one a day."""
-    found = histories(*([(row, day) for day, (row, _) in enumerate(user)] for user in users))
-    given = np.array([rating for user in users for _, rating in user], np.float32)
-    return replace(found, values={"rating": given})
 
 
 def test_means_are_those_of_known_ratings_by_domain() -> None:

@@ -266,6 +266,17 @@ RULED = np.arange(28) % 3 > 0
 BRANDS = np.arange(28, dtype=np.int32) % 7
 
 
+def taken_by_rules(scores: np.ndarray, left: set[int], places: int, most: int | None) -> list[int]:
+    """The items of video that a list of K takes: new ones that places are kept for, then all."""
+    taken: list[int] = []
+    for among, length in ((NEW_IN_VIDEO & left, places), (left, K)):
+        for row in best_of(scores, among - set(taken), len(among)):
+            fits = most is None or [BRANDS[one] for one in taken].count(BRANDS[row]) < most
+            if fits and len(taken) < length:
+                taken.append(row)
+    return taken
+
+
 @pytest.mark.parametrize("places", [0, 4])
 @pytest.mark.parametrize("most", [None, 2])
 def test_score_keeps_to_the_rules(places: int, most: int | None) -> None:
@@ -276,13 +287,7 @@ def test_score_keeps_to_the_rules(places: int, most: int | None) -> None:
     expected = as_learned(scorer, "model", VIDEO)
     for user in range(len(USERS.lengths)):
         left = unseen(USERS, user, VIDEO) & set(RULED.nonzero()[0].tolist())
-        taken: list[int] = []
-        # First the new ones that places are kept for, then all others.
-        for among, length in ((NEW_IN_VIDEO & left, places), (left, K)):
-            for row in best_of(expected[user], among - set(taken), len(among)):
-                fits = most is None or [BRANDS[one] for one in taken].count(BRANDS[row]) < most
-                if fits and len(taken) < length:
-                    taken.append(row)
+        taken = taken_by_rules(expected[user], left, places, most)
         found = lists["model", "video"].rows[user]
         assert found[found >= 0].tolist() == best_of(expected[user], taken)
     free = with_new(make_scorer(SHOP, VIDEO), places)
@@ -315,12 +320,7 @@ def test_score_lists_only_what_the_user_fulfils(
     for user, age in enumerate(AGES.to_pylist()):
         fulfilled = rules.allowed & (MIN_AGES <= may[age])
         left = unseen(USERS, user, VIDEO) & set(fulfilled.nonzero()[0].tolist())
-        taken: list[int] = []
-        for among, length in ((NEW_IN_VIDEO & left, places), (left, K)):
-            for row in best_of(expected[user], among - set(taken), len(among)):
-                fits = most is None or [BRANDS[one] for one in taken].count(BRANDS[row]) < most
-                if fits and len(taken) < length:
-                    taken.append(row)
+        taken = taken_by_rules(expected[user], left, places, most)
         found = lists["model", "video"].rows[user]
         assert found[found >= 0].tolist() == best_of(expected[user], taken)
     # Of a user of whom nothing is known, as for defaults.parquet.
