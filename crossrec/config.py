@@ -17,6 +17,7 @@ from crossrec.config_training import ModelConfig, Section, Share, TrainConfig
 from crossrec.config_tune import TuneConfig
 
 __all__ = [
+    "BackboneName",
     "CandidateRules",
     "Config",
     "DataConfig",
@@ -37,6 +38,8 @@ __all__ = [
 DEFAULT_TEXT_COLUMNS = ("title", "category", "brand", "description")
 
 DEFAULT_AVAILABLE_FROM = "available_from"
+
+BackboneName = Literal["top", "lora", "bottleneck", "all"]
 
 ShiftName = Literal["translated", "truncated", "shock", "wrong", "scarce"]
 
@@ -116,8 +119,11 @@ class EvaluateConfig(Section):
     holdout_days: Annotated[int, Field(ge=1, le=3650)] = 14
     """Newest days of the input that are only judged, never chosen by; how far ahead the model
     learns to look."""
+    backbones: tuple[BackboneName, ...] = ("top",)
+    """What the study lets learn of a backbone that the night leaves frozen, one beside the other,
+    each from the night's trained head on: its top layers, LoRA, bottleneck adapters, all of it."""
     backbone_steps: Annotated[int, Field(ge=1)] = 100
-    """Steps for which the study trains a backbone that the night leaves frozen."""
+    """Steps for which it learns."""
     groups: GroupsConfig = Field(default_factory=GroupsConfig)
     """Columns of items and users whose values are judged apart, with gaps and intervals."""
     steering: bool = False

@@ -9,6 +9,7 @@ d and nothing of d.
     EventStates.of(activity).at_events(rows, days)    # (E, F): items of events, each on its day
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ class EventStates:
             known = counts_IH[rows] * np.exp2(1 / half_lives_H)
             first_I[rows] = np.where(is_new, day, first_I[rows])
             age = day - activity.began(rows, first_I[rows], day)
-            cells[cell] = _features(known, age, is_new)
+            cells[cell] = _features(known.T, age, is_new)
             counts_IH[rows] += activity.events[cell][:, None]
             newest_I[rows] = day
             is_new_I[rows] = False
@@ -92,13 +93,14 @@ class EventStates:
 
 def states_on_day(activity: Activity, day: int) -> Array:
     """Return the state (I, F) float32 of every item at the start of a day."""
-    counts = np.stack([activity.decayed(day, days) for days in HALF_LIVES_DAYS], 1)
     first = np.full(activity.items, day, np.int64)
     known = activity.days < day
     np.minimum.at(first, activity.rows[known], activity.days[known])
     is_new = np.ones(activity.items, bool)
     is_new[activity.rows[known]] = False
     began = activity.began(np.arange(activity.items), first, day)
+    # One column at a time: of very many items no more than the result is held.
+    counts = (activity.decayed(day, days) for days in HALF_LIVES_DAYS)
     return _features(counts, day - began, is_new)
 
 
@@ -108,7 +110,10 @@ def _keys(rows: Array, days: Array) -> Array:
     return keys
 
 
-def _features(counts: Array, age_days: Array, is_new: Array) -> Array:
-    return np.concatenate(
-        [np.log(counts + POPULARITY_FLOOR), np.log1p(age_days)[:, None], is_new[:, None]], 1
-    ).astype(np.float32)
+def _features(counts_H: Iterable[Array], age_days: Array, is_new: Array) -> Array:
+    features = np.empty((len(age_days), len(STATE_NAMES)), np.float32)
+    for column, counts in enumerate(counts_H):
+        features[:, column] = np.log(counts + POPULARITY_FLOOR)
+    features[:, -2] = np.log1p(age_days)
+    features[:, -1] = is_new
+    return features

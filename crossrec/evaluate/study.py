@@ -20,7 +20,17 @@ from crossrec.evaluate.judged import (
     ndcg_of,
     study_of,
 )
-from crossrec.evaluate.markup import Markup, Rows, measure, note, render, seconds, table, tag
+from crossrec.evaluate.markup import (
+    Markup,
+    Rows,
+    count,
+    measure,
+    note,
+    render,
+    seconds,
+    table,
+    tag,
+)
 from crossrec.evaluate.transfer import not_measured
 from crossrec.evaluate.verdict import compact
 
@@ -108,8 +118,21 @@ def _backbones(metrics: Metrics) -> Markup | None:
     measured = f"ndcg@{depth_of(metrics)}"
     levels = [Bar(s["name"], s[measured], "own") for s in stages if s.get(measured) is not None]
     chart = bars(measured.upper(), levels, highest(levels)) if levels else None
-    rows = [[s["name"], measure(s.get(measured)), seconds(s.get("seconds"))] for s in stages]
-    head = ["backbone", f">{measured.upper()}", ">time"]
+    rows = [
+        [
+            stage["name"],
+            measure(stage.get(measured)),
+            compact(interval_of(stage.get("comparison"))),
+            *(
+                "–" if (n := stage.get(key)) is None else count(n)
+                for key in ("trained", "items_read")
+            ),
+            seconds(stage.get("seconds")),
+        ]
+        for stage in stages
+    ]
+    head = ["backbone", f">{measured.upper()}", ">it adds (95\u00a0% interval)"]
+    head += [">weights that learn", ">items read", ">time"]
     return render(
         [
             tag("h3", "Before and after fine-tuning"),

@@ -34,7 +34,7 @@ from crossrec.data.daily import load_activity
 from crossrec.data.histories import DomainRange, Prepared, read_catalogue
 from crossrec.data.itemstate import STATE_NAMES, EventStates, states_on_day
 from crossrec.data.relations import related_neighbours
-from crossrec.data.replay import Activity, before, sample_histories
+from crossrec.data.replay import before, sample_histories
 from crossrec.encode import encode_catalogue
 from crossrec.model.biases import fit_biases
 from crossrec.model.checkpoint import (
@@ -125,13 +125,18 @@ def build_items(
         levels_I = levels_of_items(model.recommender.rating, biases, bounds)
     if prepared.with_relations and fusions["model"].related is not None:
         neighbours[RELATED] = related_neighbours(store, prepared)
-    columns = {system: _columns(system, fusions, states_IG, activity, day) for system in systems}
+    counts = {
+        system: activity.counts(-(2**31) if days is None else day - days, day)
+        for system, days in WINDOWS_DAYS.items()
+        if system in systems
+    }
     for index, domain in enumerate(prepared.domains):
+        rows = slice(domain.start, domain.stop)
         tensors = {
-            f"columns_{system}": part[domain.start : domain.stop].contiguous()
-            for system, part in columns.items()
+            f"columns_{system}": _columns(fusions.get(system), counts.get(system), states_IG, rows)
+            for system in systems
         }
-        is_new_I = states_IG[domain.start : domain.stop, STATE_NAMES.index("is_new")] > 0
+        is_new_I = states_IG[rows, STATE_NAMES.index("is_new")] > 0
         tensors["new"] = torch.nonzero(is_new_I).squeeze(1)
         if levels_I is not None:
             tensors["levels"] = levels_I[domain.start : domain.stop].contiguous()
@@ -192,16 +197,15 @@ def _write(
 
 @torch.inference_mode()
 def _columns(
-    system: str, fusions: Mapping[str, Fusion], states_IG: Tensor, activity: Activity, day: int
+    fusion: Fusion | None, counts: np.ndarray | None, states_IG: Tensor, rows: slice
 ) -> Tensor:
-    """Return what a system knows of every item beside its vectors, (I, R)."""
-    if system in fusions:
-        return fusions[system].item_side(states_IG)
-    if system not in WINDOWS_DAYS:
-        return torch.zeros(len(states_IG), 1)
-    window = WINDOWS_DAYS[system]
-    counts = activity.counts(-(2**31) if window is None else day - window, day)
-    return torch.from_numpy(counts).float().unsqueeze(1)
+    """Return what a system knows of a domain's items beside their vectors, (I, R)."""
+    if fusion is not None:
+        # The networks between states and columns are wider than both.
+        return torch.cat([fusion.item_side(part) for part in states_IG[rows].split(ITEMS_A_BLOCK)])
+    if counts is None:
+        return torch.zeros(rows.stop - rows.start, 1)
+    return torch.from_numpy(counts[rows]).float().unsqueeze(1)
 
 
 def load_items(store: Store, prepared: Prepared, folder: str) -> Items:

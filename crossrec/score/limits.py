@@ -24,7 +24,7 @@ from crossrec.data.requires import Requires
 from crossrec.data.texts import is_on_trial
 from crossrec.model.overlap import Overlap
 from crossrec.score.shortlist import shortlist_top_k
-from crossrec.score.topk import LeftOut, NarrowItems, Products, SparseScores, top_k
+from crossrec.score.topk import LeftOut, NarrowItems, Products, SomeRows, SparseScores, top_k
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,11 @@ class Terms:
         no relations are known, its score is the products alone.
         """
         size = len(self.products[0][1])
-        overlaps = [Overlap(*found).among(rows_N, size) for found in self.overlaps]
-        products = [(queries, items_IW[rows_N]) for queries, items_IW in self.products]
+        related = self.overlaps if with_overlaps else ()
+        overlaps = [Overlap(*found).among(rows_N, size) for found in related]
+        products = [(queries, SomeRows(items_IW, rows_N)) for queries, items_IW in self.products]
         left_out = [one.among(rows_N) for one in self.left_out if isinstance(one, Refused)]
-        return Terms(products, overlaps if with_overlaps else [], rows_N.new_zeros(0, 2), left_out)
+        return Terms(products, overlaps, rows_N.new_zeros(0, 2), left_out)
 
 
 def _of_some(of_block: LeftOut, users_M: Tensor) -> LeftOut:

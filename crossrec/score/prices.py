@@ -111,7 +111,7 @@ def find_prices(terms: list[Terms], domain: DomainRange) -> Tensor:
     size = domain.stop - domain.start
     if not terms or not size:
         return torch.zeros(size)
-    prices_I = torch.zeros(size, device=terms[0].products[0][1].device)
+    prices_I = torch.zeros(size, device=terms[0].products[0][0].device)
     may_be_shown_I = torch.zeros_like(prices_I, dtype=torch.bool)
     for part in terms:
         to_users_BI = prices_I.new_ones(1, size, dtype=torch.bool)

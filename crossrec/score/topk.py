@@ -8,6 +8,7 @@ pairs, N pairs that overlap or columns that are looked at, M groups of columns.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,7 +24,21 @@ class NarrowItems(Protocol):
         """Write, or add where others were first, the products with items start..stop-1."""
 
 
-Products = Sequence[tuple[Tensor, Tensor]]
+@dataclass(frozen=True)
+class SomeRows:
+    """Some rows of a matrix, read when a block of them is asked for: never all of them at once."""
+
+    rows_IW: "Tensor | SomeRows"
+    index_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index_N)
+
+    def __getitem__(self, asked: slice | Tensor) -> Tensor:
+        return self.rows_IW[self.index_N[asked]]
+
+
+Products = Sequence[tuple[Tensor, Tensor | SomeRows]]
 
 SparseScores = tuple[Tensor, Tensor, Tensor]
 

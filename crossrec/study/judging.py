@@ -19,11 +19,17 @@ from crossrec.evaluate.lists import files_of, read_lists, with_domains
 from crossrec.evaluate.metrics import find_ranks, measure_pairs
 from crossrec.evaluate.pipeline import K
 from crossrec.storage import Store
+from crossrec.train.continued import Start
 from crossrec.train.launch import Folders, train_models
 
 
 def train_and_score(
-    config: Config, store: Store, holdout: Holdout, folder: str, beside: Sequence[str] = ()
+    config: Config,
+    store: Store,
+    holdout: Holdout,
+    folder: str,
+    beside: Sequence[str] = (),
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """Train a model and score the hold-out with it, unless that is done.
 
@@ -33,19 +39,28 @@ def train_and_score(
         holdout: as the model sees it.
         folder: where to.
         beside: other systems of `score.catalogue` that need no training.
+        start: a model to go on from; without it training begins at the start.
 
     Returns:
-        seconds: of the training. files: paths of the model's lists. beside: those of the others.
+        seconds: of the training. trained: weights that learned. items_read: times that an item
+        went through a backbone that learns. files: paths of the model's lists. beside: those of
+        the others.
     """
     if not store.exists(f"{folder}/result.json"):
         began = time.perf_counter()
         folders = Folders(f"{folder}/train", f"{folder}/selected")
-        train_models(config, store, holdout.whole, folders)
+        curve = train_models(config, store, holdout.whole, folders, start)["training"]["curve"]
         seconds = time.perf_counter() - began
         outputs = {"model": f"{folder}/holdout"} | {name: f"{folder}/{name}" for name in beside}
         job = score_holdout(config, store, holdout, Lists(folders.selected, outputs, folder))
         files = files_of(job, holdout.buckets)
-        result = {"seconds": round(seconds, 2), "files": files.pop("model"), "beside": files}
+        result = {
+            "seconds": round(seconds, 2),
+            "trained": curve[0]["trained"],
+            "items_read": sum(point.get("items_read", 0) for point in curve),
+            "files": files.pop("model"),
+            "beside": files,
+        }
         store.write_json(f"{folder}/result.json", result)
     found: dict[str, Any] = store.read_json(f"{folder}/result.json")
     return found

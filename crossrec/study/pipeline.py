@@ -28,6 +28,7 @@ from crossrec.study.judging import measure, train_and_score
 from crossrec.study.robustness import judge_shifts
 from crossrec.study.summary import Judged, summarise
 from crossrec.study.variants import Variant, plan_variants
+from crossrec.train.continued import Start
 from crossrec.train.launch import training_digest
 
 
@@ -63,8 +64,11 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
             judged = []
             for number, variant in enumerate(variants, 1):
                 log.info("study: %s of %s, %s", number, len(variants), variant.name)
-                judged.append((variant, _judge(variant, store, holdout, truth)))
-            found |= summarise(config, whole, judged, finetuned["seconds"])
+                own = Start(finetuned["selected"], finetuned["days"]["valid"])
+                start = own if variant.goes_on else None
+                judged.append((variant, _judge(variant, store, holdout, truth, start)))
+            trained = finetuned["training"]["curve"][0].get("trained")
+            found |= summarise(config, whole, judged, finetuned["seconds"], trained)
         if config.evaluate.shifts:
             found["shifts"] = judge_shifts(config, store, holdout, truth, whole["model"])
         metrics = metrics | {"study": found}
@@ -74,7 +78,9 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
     return metrics | {"seconds": metrics["seconds"] + facts["seconds"]}
 
 
-def _judge(variant: Variant, store: Store, holdout: Holdout, truth: pa.Table) -> Judged:
+def _judge(
+    variant: Variant, store: Store, holdout: Holdout, truth: pa.Table, start: Start | None
+) -> Judged:
     """Train a variant and score the hold-out with it, unless that is done; judge its lists."""
     # By its settings, so that a rerun with others does not take over what they were not made from.
     digest = training_digest(variant.config, holdout.whole)[:8]
@@ -82,5 +88,6 @@ def _judge(variant: Variant, store: Store, holdout: Holdout, truth: pa.Table) ->
     if variant.domain is not None:
         holdout = holdout.only(variant.domain)
         truth = truth.filter(pa.compute.equal(truth[DOMAIN], variant.domain.name))
-    result = train_and_score(variant.config, store, holdout, folder)
-    return Judged(variant.name, measure(store, truth, result["files"], holdout), result["seconds"])
+    result = train_and_score(variant.config, store, holdout, folder, start=start)
+    pairs = measure(store, truth, result["files"], holdout)
+    return Judged(variant.name, pairs, result["seconds"], result["trained"], result["items_read"])

@@ -3,7 +3,8 @@
     {"seeds": {"seeds": [17, 18, 19], "ndcg@10": {"values", "mean", "deviation"}, "hr@10": {...}},
      "ablation": [{"name", "ndcg@10", "seconds", "comparison": {...}}, ...],
      "transfer": {domain: {"all": T, "0": T, "1-4": T, "5+": T}},
-     "backbone": [{"name", "ndcg@10", "seconds"}, ...]}
+     "backbone": [{"name", "ndcg@10", "seconds", "trained"}, ...]}   # with a backbone that learned
+                                                        # also "items_read" and "comparison"
 
 and, of `evaluate.shifts`, "shifts" as `study.robustness` has it; with comparison = the run's model
 minus the variant (`evaluate.bootstrap`), and T = {"pairs", "together", "alone", "popularity",
@@ -35,12 +36,15 @@ class Judged:
     """A judged model.
 
     pairs: a row a pair with user_id, domain, events_in_domain, NDCG, HR, sorted by pair. seconds:
-    of its training, None where it was not trained.
+    of its training, None where it was not trained. trained: weights that learned. items_read: times
+    that an item went through a backbone that learns.
     """
 
     name: str
     pairs: pl.DataFrame
     seconds: float | None = None
+    trained: int | None = None
+    items_read: int | None = None
 
     def mean(self, measure: str = NDCG) -> float | None:
         """Return the mean over all pairs; None without pairs."""
@@ -54,6 +58,7 @@ def summarise(
     whole: Mapping[str, Judged],
     variants: Sequence[tuple[Variant, Judged]],
     seconds: float,
+    trained: int | None = None,
 ) -> dict[str, Any]:
     """Return the study.
 
@@ -62,6 +67,7 @@ def summarise(
         whole: the run's model and the systems beside it, by name.
         variants: what was trained beside them.
         seconds: of the training of the run's model.
+        trained: weights that learned in it.
     """
     model = whole["model"]
     by_kind: dict[str, list[tuple[Variant, Judged]]] = {}
@@ -77,7 +83,7 @@ def summarise(
         pairs = pl.concat([judged.pairs for judged in twins.values()]).sort(USER_ID, DOMAIN)
         cost = sum(judged.seconds or 0.0 for judged in twins.values())
         parts.append(Judged("without other domains", pairs, round(cost, 2)))
-    own = Judged(backbone_name(config), model.pairs, seconds)
+    own = Judged(backbone_name(config), model.pairs, seconds, trained)
     backbones = [own, *(judged for _, judged in by_kind.get("backbone", []))]
     # The frozen one first: before and after.
     backbones.sort(key=lambda judged: judged.name != FROZEN)
@@ -88,7 +94,7 @@ def summarise(
             _describe(part) | {"comparison": compare_judged(model, part)} for part in parts
         ],
         "transfer": {name: _transfer(name, whole, twin) for name, twin in twins.items()},
-        "backbone": [_describe(judged) for judged in (untrained, *backbones)],
+        "backbone": [_describe_backbone(model, judged) for judged in (untrained, *backbones)],
     }
 
 
@@ -107,6 +113,14 @@ def _seeds(config: Config, models: Sequence[Judged]) -> dict[str, Any]:
 
 def _describe(judged: Judged) -> dict[str, Any]:
     return {"name": judged.name, NDCG: judged.mean(), "seconds": judged.seconds}
+
+
+def _describe_backbone(model: Judged, judged: Judged) -> dict[str, Any]:
+    found = _describe(judged) | {"trained": judged.trained}
+    if judged.items_read:
+        found["items_read"] = judged.items_read
+        found["comparison"] = compare_judged(judged, model)
+    return found
 
 
 def compare_judged(model: Judged, other: Judged) -> dict[str, float] | None:

@@ -6,7 +6,7 @@ for variant in plan_variants(config, prepared.domains): ...
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crossrec.config import Config
+from crossrec.config import BackboneName, Config
 from crossrec.data.histories import DomainRange
 
 OTHER_SEEDS = 2
@@ -18,24 +18,34 @@ class Variant:
     """A model to train.
 
     name: what the report calls it. kind: "seed", "ablation", "domain" or "backbone". config: of the
-    training. domain: the only one that it knows, None for all.
+    training. domain: the only one that it knows, None for all. goes_on: whether it is trained from
+    the run's own model on.
     """
 
     name: str
     kind: str
     config: Config
     domain: DomainRange | None = None
+    goes_on: bool = False
 
     @property
     def folder(self) -> str:
         """Its folder within the study's; a domain's name may hold any character."""
         if self.domain is not None:
             return f"{self.kind}-{self.domain.start}"
-        return self.name.replace(",", "").replace(" ", "-")
+        return self.name.replace(",", "").replace(":", "").replace(" ", "-")
 
 
 FROZEN = "frozen backbone, trained head"
-"""What the report calls a model whose backbone learned nothing."""
+LEARNED = "fine-tuned backbone"
+"""What the report calls a model by whether its backbone learned."""
+
+_LEARNING: dict[BackboneName, tuple[str, dict[str, str]]] = {
+    "top": ("top {layers} layers", {"trainable": "top"}),
+    "lora": ("LoRA", {"adapter": "lora"}),
+    "bottleneck": ("bottleneck adapters", {"adapter": "bottleneck"}),
+    "all": ("all", {"trainable": "all"}),
+}
 
 
 def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Variant]:
@@ -43,7 +53,8 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
 
     Each domain alone, where there are several; the model without each kind of knowledge; other
     seeds; and the backbone the other way: learning where it was frozen, frozen where it learned.
-    All are trained from the start: what an earlier model knows came with what they go without.
+    All are trained from the start: what an earlier model knows came with what they go without. But
+    a backbone learns from the run's own model on: in few steps a fresh head would learn nothing.
     """
     config = from_the_start(config)
     seeds = [
@@ -59,11 +70,11 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
     if len(domains) == 1:
         alone = []
     if _backbone_learns(config):
-        other = _with_model(config, trainable="head", adapter="none", image_trainable="head")
+        frozen = _with_model(config, trainable="head", adapter="none", image_trainable="head")
+        backbones = [Variant(FROZEN, "backbone", frozen)]
     else:
-        other = _with_learning_backbone(config)
-    backbone = Variant(backbone_name(other), "backbone", other)
-    return [*alone, *ablations, *seeds, backbone]
+        backbones = [_learning(config, name) for name in config.evaluate.backbones]
+    return [*alone, *ablations, *seeds, *backbones]
 
 
 def from_the_start(config: Config) -> Config:
@@ -74,7 +85,7 @@ def from_the_start(config: Config) -> Config:
 def backbone_name(config: Config) -> str:
     """Return what the report calls a model by what of its backbone learned."""
     if _backbone_learns(config):
-        return "fine-tuned backbone"
+        return LEARNED
     return FROZEN
 
 
@@ -82,11 +93,14 @@ def _backbone_learns(config: Config) -> bool:
     return config.model.backbone_learns or config.model.images_learn
 
 
-def _with_learning_backbone(config: Config) -> Config:
-    """Return a config in which the top of the backbone learns, in steps that a CPU can take."""
+def _learning(config: Config, name: BackboneName) -> Variant:
+    """Return the variant in which so much of the backbone learns, in steps that a CPU can take."""
     steps = config.evaluate.backbone_steps
     small = {"batch_size": 32, "full_softmax_items": 0, "negatives": 128, "max_steps": steps}
-    return _with_train(_with_model(config, trainable="top"), **small)
+    said, values = _LEARNING[name]
+    model = _with_model(_with_train(config, **small, replay=1.0), **values)
+    said = said.format(layers=config.model.top_layers)
+    return Variant(f"{LEARNED}: {said}", "backbone", model, goes_on=True)
 
 
 def _with_model(config: Config, **values: object) -> Config:

@@ -38,11 +38,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier night left: its two models, and the days (start, stop) of its hold-out."""
+    """What an earlier night left: its two models, and the days (start, stop) of its hold-out.
+
+    Without those days nothing is told of what is forgotten.
+    """
 
     selected: Start
     refitted: Start
-    holdout: tuple[int, int]
+    holdout: tuple[int, int] | None = None
 
 
 def find_start(config: Config, store: Store) -> Earlier | None:

@@ -90,8 +90,8 @@ def train_epoch(
     Returns:
         loss: of a target. learning_rate: of the head in the last step. gradient_norm: mean over
         steps, before clipping. workers: how many took part. histories: read by all of them, also
-        per second; tokens_per_s: read by a backbone that learns. memory_mb, gpu_memory_mb: most
-        that this worker has ever held.
+        per second; tokens_per_s, items_read: by a backbone that learns. memory_mb,
+        gpu_memory_mb: most that this worker has ever held.
         waiting: share of the time in which this worker waited for its batch.
 
     Raises:
@@ -100,7 +100,7 @@ def train_epoch(
     task.loss.train()
     # The same on all workers and at a replay of the epoch: all draw the same negatives.
     generator = torch.Generator().manual_seed(job.seed * 100_003 + progress.epoch)
-    totals = torch.zeros(4, dtype=torch.float64)
+    totals = torch.zeros(5, dtype=torch.float64)
     norms, waited, began = [], 0.0, time.perf_counter()
     waiting = iter(batches)
     while True:
@@ -114,13 +114,14 @@ def train_epoch(
         ).tolist()
         if not busy:
             break
-        tokens = task.tokens_read
+        tokens, items = task.tokens_read, task.items_read
         summed = add_gradients(task, loss, parts, asked or 1.0, generator)
         norms.append(task.step(progress.step, progress.epoch))
         progress.step += 1
         _check_finite(norms[-1], progress)
         read = 0 if table is None else pc.sum(pc.not_equal(table[USER_ID], NOBODY)).as_py()
-        totals += torch.tensor([summed, count, read, task.tokens_read - tokens])
+        tokens, items = task.tokens_read - tokens, task.items_read - items
+        totals += torch.tensor([summed, count, read, tokens, items])
         tracker.step(
             progress.step,
             {
@@ -155,13 +156,14 @@ def _rate(task: Task) -> float:
 
 def _point(totals: Tensor, seconds: float) -> dict[str, float]:
     """Return the loss and the throughput of all workers."""
-    total, count, histories, tokens = totals.tolist()
+    total, count, histories, tokens, items = totals.tolist()
     point = {
         "loss": round(total / (count or 1.0), 5),
         "histories": int(histories),
         "histories_per_s": round(histories / seconds, 1),
     }
-    return point | ({"tokens_per_s": round(tokens / seconds)} if tokens else {})
+    point |= {"tokens_per_s": round(tokens / seconds)} if tokens else {}
+    return point | ({"items_read": int(items)} if items else {})
 
 
 def memory(device: torch.device) -> dict[str, float]:

@@ -31,7 +31,7 @@ from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train.adapt import adapt, check_adapt
 from crossrec.train.card import write_card
-from crossrec.train.continued import Start, find_start
+from crossrec.train.continued import Earlier, Start, find_start
 from crossrec.train.export import Phase, describe_scores
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
@@ -115,9 +115,20 @@ class Folders:
 
 
 def train_models(
-    config: Config, store: Store, prepared: Prepared, folders: Folders
+    config: Config,
+    store: Store,
+    prepared: Prepared,
+    folders: Folders,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     """Train on an initialised Ray, continuing where an earlier call ended; say what came of it.
+
+    Args:
+        config: of the training.
+        store: of the run.
+        prepared: the input.
+        folders: where to.
+        start: a model to go on from, in place of `train.continue_from`; there is no refit then.
 
     Returns:
         model, selected: folders. days: on which valid, holdout and night begin. training, refit:
@@ -127,7 +138,7 @@ def train_models(
     Raises:
         CrossrecError: training failed.
     """
-    plan = plan_training(config, store, prepared, folders)
+    plan = plan_training(config, store, prepared, folders, start)
     run = Run(
         store,
         folders.checkpoints,
@@ -166,7 +177,13 @@ class Plan:
     adapt_curve: list[dict[str, float]]
 
 
-def plan_training(config: Config, store: Store, prepared: Prepared, folders: Folders) -> Plan:
+def plan_training(
+    config: Config,
+    store: Store,
+    prepared: Prepared,
+    folders: Folders,
+    start: Start | None = None,
+) -> Plan:
     """Adapt the backbone where the config asks for it, encode the catalogue, and lay out phases.
 
     Raises:
@@ -182,7 +199,7 @@ def plan_training(config: Config, store: Store, prepared: Prepared, folders: Fol
         "as_of_us": prepared.as_of_us,
     }
     notes["scores"] = describe_scores(config.train, config.evaluate.holdout_days)
-    earlier = find_start(config, store)
+    earlier = Earlier(start, start) if start else find_start(config, store)
     backbone, adapt_curve = config.model, list[dict[str, float]]()
     if earlier is None:
         backbone, adapt_curve = adapt(config, store, known, valid, folders.checkpoints)

@@ -129,6 +129,7 @@ class LearningItems(nn.Module):
         super().__init__()
         self.texts = texts
         self.images = images
+        self.items_read = 0
         image_width = images.backbone.width if images is not None else 0
         text_width = (
             texts.backbone.width if texts is not None else vectors_IJ.shape[1] - image_width
@@ -137,6 +138,7 @@ class LearningItems(nn.Module):
 
     def forward(self, rows_U: Tensor) -> Tensor:
         """Return the vectors (U, J) of catalogue rows; zero for what an item lacks."""
+        self.items_read += len(rows_U)
         texts_UT = self.texts_IT[rows_U] if self.texts is None else self.texts(rows_U)
         images_UV = self.images_IV[rows_U] if self.images is None else self.images(rows_U)
         return torch.cat([texts_UT, images_UV], 1)

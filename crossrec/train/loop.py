@@ -93,7 +93,8 @@ def _train_phase(
     if job.valid is not None and not worker.rank and not progress.is_done:
         judge = Judge.load(job)
     while not progress.is_done:
-        point: dict[str, Any] = {"loss": None}  # of epoch 0, before training
+        # Of epoch 0, before training.
+        point: dict[str, Any] = {"loss": None, "trained": task.trained}
         if progress.curve:
             point = _run_epoch(job, task, loss, progress, worker, tracker)
         is_best = _judge(job, task, judge, progress, point)

@@ -105,6 +105,11 @@ class Task:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @property
+    def trained(self) -> int:
+        """Weights that learn."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    @property
     def texts(self) -> LearningTexts | None:
         """The texts, where their backbone learns."""
         return self.learning.texts if self.learning is not None else None
@@ -118,6 +123,11 @@ class Task:
     def learning_backbone(self) -> TextBackbone | None:
         """The backbone of texts, where it learns."""
         return self.texts.backbone if self.texts is not None else None
+
+    @property
+    def items_read(self) -> int:
+        """Times that an item went through a backbone that learns, in training."""
+        return self.learning.items_read if self.learning is not None else 0
 
     @property
     def tokens_read(self) -> int:

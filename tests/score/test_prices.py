@@ -32,6 +32,7 @@ def shown(terms: list[Terms], prices: Tensor) -> np.ndarray:
     counts = torch.zeros(ITEMS, dtype=torch.int64)
     for part in terms:
         tastes, (ones, popular) = part.products
+        assert isinstance(popular, Tensor)
         priced = replace(part, products=[tastes, (ones, popular - prices[:, None])])
         rows = priced.top_k(PLACES)[0]
         counts += torch.bincount(rows[rows >= 0], minlength=ITEMS)

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from crossrec.score.narrow import (
     narrow,
 )
 from crossrec.score.shortlist import score_pairs, shortlist_top_k
-from crossrec.score.topk import Products, top_k
+from crossrec.score.topk import top_k
 from tests.score.test_topk import NOTHING_SEEN, overlap_of, random_seen, random_terms
 
 WIDTH = 64
@@ -29,7 +31,9 @@ def real_terms(users: int, items: int) -> tuple[list[tuple[Tensor, Tensor]], lis
     return products, [values * (torch.rand(users, items, generator=draw) < 0.01)]
 
 
-def narrowed(products: Products, precision: Precision) -> list[Narrow | None]:
+def narrowed(
+    products: Sequence[tuple[Tensor, Tensor]], precision: Precision
+) -> list[Narrow | None]:
     return [narrow(items, precision) for _, items in products]
 
 

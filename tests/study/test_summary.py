@@ -13,12 +13,12 @@ KEYS = [("anna", "film", 0), ("anna", "shop", 7), ("ben", "shop", 2)]
 CONFIG = Config.model_validate({"seed": 5, "storage": {"root": "/x"}})
 
 
-def judged(name: str, ndcg: Sequence[float], seconds: float | None = None) -> Judged:
+def judged(name: str, ndcg: Sequence[float], seconds: float | None = None, *learned: int) -> Judged:
     keys = dict(
         zip(("user_id", "domain", "events_in_domain"), zip(*KEYS, strict=True), strict=True)
     )
     columns = {"ndcg@10": list(ndcg), "hr@10": [float(value > 0) for value in ndcg]}
-    return Judged(name, pl.DataFrame(keys | columns), seconds)
+    return Judged(name, pl.DataFrame(keys | columns), seconds, *learned)
 
 
 def of_domain(found: Judged, domain: str) -> Judged:
@@ -47,12 +47,13 @@ FOUND = summarise(
             variant,
             of_domain(judged(variant.name, values, 9.0), variant.domain.name)
             if variant.domain
-            else judged(variant.name, values, 9.0),
+            else judged(variant.name, values, 9.0, *((70, 900) if variant.goes_on else ())),
         )
         for variant in plan_variants(CONFIG, [SHOP, FILM])
         for values in [NDCG.get(variant.name, [0.2, 0.2, 0.2])]
     ],
     seconds=60.0,
+    trained=1_000,
 )
 
 
@@ -88,7 +89,21 @@ def test_transfer_is_told_by_the_events_that_users_had_in_the_domain() -> None:
 
 def test_backbones_stand_in_the_order_of_what_they_cost() -> None:
     assert FOUND["backbone"] == [
-        {"name": "untrained backbone", "ndcg@10": 0.1, "seconds": None},
-        {"name": "frozen backbone, trained head", "ndcg@10": 0.4, "seconds": 60.0},
-        {"name": "fine-tuned backbone", "ndcg@10": 0.2, "seconds": 9.0},
+        {"name": "untrained backbone", "ndcg@10": 0.1, "seconds": None, "trained": None},
+        {
+            "name": "frozen backbone, trained head",
+            "ndcg@10": 0.4,
+            "seconds": 60.0,
+            "trained": 1_000,
+        },
+        {
+            "name": "fine-tuned backbone: top 2 layers",
+            "ndcg@10": 0.2,
+            "seconds": 9.0,
+            "trained": 70,
+            "items_read": 900,
+            "comparison": FOUND["backbone"][2]["comparison"],
+        },
     ]
+    # The fine-tuned one minus the run's model.
+    assert FOUND["backbone"][2]["comparison"]["difference"] == pytest.approx(-0.2)

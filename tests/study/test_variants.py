@@ -22,14 +22,29 @@ def test_variants_differ_from_the_run_in_one_thing_each() -> None:
         "without time",
         "seed 6",
         "seed 7",
-        "fine-tuned backbone",
+        "fine-tuned backbone: top 2 layers",
     ]
     assert found["shop alone"].domain == SHOP
     assert found["shop alone"].config == whole
     assert found["without ids"].config.model.leave_out == ("ids",)
     assert found["without ids"].config.train == whole.train
     assert found["seed 7"].config == whole.model_copy(update={"seed": 7})
-    assert found["fine-tuned backbone"].config.model.trainable == "top"
+    top = found["fine-tuned backbone: top 2 layers"]
+    assert top.config.model.trainable == "top"
+    assert [variant.name for variant in found.values() if variant.goes_on] == [top.name]
+
+
+def test_a_frozen_backbone_is_compared_with_each_way_to_learn_that_is_asked_for() -> None:
+    whole = Config.model_validate(
+        {"storage": {"root": "/x"}, "evaluate": {"backbones": ["all", "lora", "bottleneck"]}}
+    )
+    found = [v.config.model for v in plan_variants(whole, [SHOP]) if v.kind == "backbone"]
+    assert [(model.trainable, model.adapter) for model in found] == [
+        ("all", "none"),
+        ("head", "lora"),
+        ("head", "bottleneck"),
+    ]
+    assert all(model.backbone_learns for model in found)
 
 
 def test_variants_have_plain_folders_of_their_own() -> None:
