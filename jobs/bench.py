@@ -41,6 +41,7 @@ def main() -> None:
     train.add_argument("--events", type=int, default=300_000, help="rows (300000)")
     _add_settings(train, TRAIN_SETTINGS)
     train.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
+    train.add_argument("--workers", type=int, default=0, help="of one thread each (0: without)")
     score = benchmarks.add_parser("score", help="stage 4: users/s, beside a plain loop")
     _add_settings(score, SCORE_SETTINGS)
     score.add_argument("--changed", type=float, default=0, help="share of users with new events")
@@ -99,7 +100,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         return bench_catalogue(folder, chosen(CATALOGUE_SETTINGS))
     from crossrec.bench.train import bench_train
 
-    return bench_train(folder, options.events, options.rounds, chosen(TRAIN_SETTINGS))
+    turns = options.rounds, options.workers
+    return bench_train(folder, options.events, *turns, chosen(TRAIN_SETTINGS))
 
 
 if __name__ == "__main__":

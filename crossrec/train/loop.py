@@ -100,7 +100,9 @@ def _train_phase(
         is_best = _judge(job, task, judge, progress, point)
         tracker.epoch(progress.step, progress.curve[-1])
         _meet(progress, worker)
+        began = time.perf_counter()
         best = _report(task, [*earlier, progress], best, is_best)
+        progress.curve[-1]["checkpoint_seconds"] = round(time.perf_counter() - began, 2)
     tracker.close()
     weights = take_state(task, worker.rank).model
     if not worker.rank:
