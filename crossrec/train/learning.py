@@ -19,7 +19,10 @@ from crossrec.data.imagefile import ImageFile
 from crossrec.data.picture import BadImage, decode_image
 from crossrec.model.backbone import TextBackbone, encode_texts
 from crossrec.model.vision import IMAGES_A_BATCH, VisionBackbone
-from crossrec.train.sharding import place_among_workers
+from crossrec.train.sharding import is_sharded, place_among_workers
+
+TEXTS_A_PART = {"cpu": 64, "cuda": 512}
+"""Of about the same length, that are encoded at once, by device."""
 
 
 class LearningTexts(nn.Module):
@@ -37,9 +40,24 @@ class LearningTexts(nn.Module):
         tokens = {
             name: part.to(rows_U.device) for name, part in self.backbone.tokenize(texts).items()
         }
-        self.tokens_read += tokens["input_ids"].numel()
         has_text_U1 = torch.tensor([[bool(text)] for text in texts], device=rows_U.device)
-        return torch.where(has_text_U1, self.backbone(**tokens), 0.0)
+        return torch.where(has_text_U1, self._encode(tokens), 0.0)
+
+    def _encode(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Encode texts of about the same length together: else most of what is read is padding."""
+        lengths_U = tokens["attention_mask"].sum(1)
+        order_U = lengths_U.argsort(stable=True)
+        # Where workers share the weights, all of them go through these as often.
+        a_part = TEXTS_A_PART[lengths_U.device.type]
+        if is_sharded(self.backbone.model):
+            a_part = len(order_U)
+        found = []
+        for part in order_U.split(a_part):
+            longest = int(lengths_U[part].max())
+            shorter = {name: ids[part, :longest] for name, ids in tokens.items()}
+            self.tokens_read += shorter["input_ids"].numel()
+            found.append(self.backbone(**shorter))
+        return torch.cat(found)[order_U.argsort()]
 
     def whole(self, share: tuple[int, int]) -> Tensor:
         """Return a worker's share of all items' vectors (I, T), as `encode_texts` does."""

@@ -21,7 +21,7 @@ from crossrec.model.weights import BackboneFolder
 from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
 from crossrec.storage import Store
 from crossrec.train.continued import Start
-from crossrec.train.learning import LearningTexts
+from crossrec.train.learning import TEXTS_A_PART, LearningTexts
 from crossrec.train.task import Task, TrainJob, build_task, idle_batch
 from tests.pictures import make_vit, picture, store_pictures
 
@@ -157,6 +157,21 @@ def test_learning_texts_equal_encoded_texts(tiny_backbone: str) -> None:
     expected = torch.from_numpy(encode_texts(backbone, texts))[rows]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert found[1].abs().sum() == 0
+
+
+def test_texts_that_learn_are_read_with_others_of_their_length(
+    tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TEXTS_A_PART, "cpu", 2)
+    texts = ["jam", " ".join(["jam"] * 9), "tea", " ".join(["tea"] * 8)]
+    backbone = load_backbone(tiny_backbone, 16)
+    learning = LearningTexts(backbone, texts).eval()
+    found = learning(torch.tensor([1, 0, 3, 2]))
+    tokens = backbone.tokenize([texts[row] for row in (1, 0, 3, 2)])
+    torch.testing.assert_close(found, backbone(**tokens))
+    lengths = tokens["attention_mask"].sum(1)
+    assert learning.tokens_read == 2 * int(lengths[1]) + 2 * int(lengths[0])
+    assert learning.tokens_read < tokens["input_ids"].numel()
 
 
 def test_learning_texts_of_no_text_at_all_have_finite_gradients(tiny_backbone: str) -> None:
