@@ -20,7 +20,6 @@ import numpy as np
 import ray
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from crossrec.data.histories import Prepared
 from crossrec.data.replay import Histories, before, pad, sample_histories, select_users
@@ -141,8 +140,8 @@ def teach(
         seed: of what is drawn.
 
     Returns:
-        The encoder, and `users` that it learned from, `steps`, and `cosine`: mean over other users
-        and all domains between what both ask on the day.
+        The encoder, and `users` that it learned from, `steps`, and `distance` between what both ask
+        on the day, of other users: of unit vectors, in a model of ratings of ratings.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -170,7 +169,7 @@ def teach(
     facts = {
         "users": len(learned.lengths),
         "steps": STEPS,
-        "cosine": _cosine(recommender, small, items, checked, bounds, day),
+        "distance": distance_of(recommender, small, items, checked, bounds, day),
     }
     return small, facts
 
@@ -214,7 +213,7 @@ def _distance(
     return apart_N.mean()
 
 
-def _cosine(
+def distance_of(
     recommender: Recommender,
     small: nn.TransformerEncoder,
     items: ItemState,
@@ -222,11 +221,12 @@ def _cosine(
     bounds: Sequence[tuple[int, int]],
     day: int,
 ) -> float:
-    """Return the mean cosine of what both ask, 0 where nobody asks."""
+    """Return the root mean squared distance of what both ask users' domains for; 0 of nobody."""
     shallow = copy.copy(recommender)
     shallow._modules = {**recommender._modules, "encoder": small}
     told, own = (
-        user_queries(model, items, histories, bounds, day).queries_BDW
-        for model in (recommender, shallow)
+        user_queries(model, items, histories, bounds, day) for model in (recommender, shallow)
     )
-    return round(float(functional.cosine_similarity(told, own, dim=-1).mean().nan_to_num()), 5)
+    apart_BD = (told.queries_BDW - own.queries_BDW).square().sum(2)
+    apart_BD += (told.offsets_BD - own.offsets_BD).square()
+    return round(float(apart_BD.mean().nan_to_num().sqrt()), 5)
