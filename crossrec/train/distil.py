@@ -107,16 +107,20 @@ def why_nothing(store: Store, folder: str) -> str | None:
 
 @ray.remote(num_cpus=THREADS, max_retries=2)
 def _distil(job: DistilJob, histories: Histories) -> dict[str, Any]:
+    with torch_threads(THREADS):
+        return make_small(job, histories)
+
+
+def make_small(job: DistilJob, histories: Histories) -> dict[str, Any]:
+    """Distil a model and write what was made, unless that is there; return what small.json says."""
     model = load_model(job.store, job.model)
     done = small_of(job.store, job.model)
     if done is not None and done["distilled_from"] == digest_of(model.recommender.encoder):
         return done
     items = whole_catalogue(job.store, job.prepared, job.vectors, model)
     bounds = [(domain.start, domain.stop) for domain in job.prepared.domains]
-    with torch_threads(THREADS):
-        small, facts = teach(
-            model.recommender, items, before(histories, job.day), bounds, job.day, job.seed
-        )
+    known = before(histories, job.day)
+    small, facts = teach(model.recommender, items, known, bounds, job.day, job.seed)
     return save_small(job.store, job.model, model.recommender.encoder, small, facts)
 
 

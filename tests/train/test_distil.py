@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from crossrec.config import ModelConfig
+from crossrec.data.histories import DomainRange, Prepared
 from crossrec.errors import CrossrecError
 from crossrec.model.checkpoint import Model, encoder_of, load_model, save_fusions, save_model
 from crossrec.model.fusion import VARIANTS
@@ -17,7 +19,7 @@ from crossrec.model.recommender import Recommender
 from crossrec.model.weights import BackboneFolder
 from crossrec.storage import Store
 from crossrec.train import distil as distil_module
-from crossrec.train.distil import teach, why_nothing
+from crossrec.train.distil import DistilJob, make_small, teach, why_nothing
 from tests.small import fresh_fusion, histories, random_users
 
 BOUNDS = ((0, 4), (4, 9))
@@ -130,6 +132,34 @@ def test_nothing_is_distilled_where_it_would_save_nothing(
     save(store, teacher_of(layers, with_ratings), weight)
     found = why_nothing(store, FOLDER)
     assert found == reason or (found is not None and found.startswith(str(reason)))
+
+
+def test_a_small_encoder_is_made_once_and_from_what_the_model_has_seen(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = teacher_of()
+    save(store, teacher, 0.1)
+    domains = (DomainRange("shop", 0, 4, 0), DomainRange("video", 4, 9, 0))
+    prepared = Prepared("prepared/x", "x", domains, 32, 60, 0, 9, 0)
+    monkeypatch.setattr(distil_module, "whole_catalogue", lambda *_: items_of(teacher))
+    monkeypatch.setattr(distil_module, "STEPS", 2)
+    known: list[int] = []
+
+    def note(*arguments: Any) -> Any:
+        known.append(int(arguments[2].days.max()))
+        return teach(*arguments)
+
+    monkeypatch.setattr(distil_module, "teach", note)
+    job = DistilJob(store, prepared, FOLDER, "vectors", day=12, seed=17)
+    said = make_small(job, USERS)
+    assert make_small(job, USERS) == said == store.read_json(f"{FOLDER}/small.json")
+    assert known == [11]
+    with torch.no_grad():
+        teacher.start.add_(1.0)
+        teacher.encoder.layers[0].linear1.bias.add_(1.0)  # type: ignore[union-attr,operator]
+    save(store, teacher, 0.1)
+    assert make_small(job, USERS)["distilled_from"] != said["distilled_from"]
+    assert known == [11, 11]
 
 
 def test_a_model_is_loaded_with_the_encoder_that_is_asked_for(store: Store) -> None:

@@ -81,6 +81,8 @@ def judge_the_small_encoder_of(night: Night) -> None:
     for folder in (trained["selected"], trained["model"]):
         assert {"small.json", "small.safetensors"} < set(night.store.list(folder))
     assert "small.safetensors" in night.store.read_json(f"{trained['model']}/checksums.json")
+    card = night.store.read_bytes(f"{trained['model']}/README.md").decode()
+    assert 'load_model(store, folder, "small")' in card
     assert night.read_json("plan.json")["encoder"] == "small"
     judged = [metrics["systems"][name]["all"] for name in ("model", "full_encoder")]
     assert judged[0]["pairs"] == judged[1]["pairs"] > 0
