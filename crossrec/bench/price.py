@@ -12,6 +12,8 @@ items of the default's lists, those that are in these, over all users; lowest_re
 list. matrix_mib: of the texts and vectors by which the best items are found.
 """
 
+import os
+import shutil
 import statistics
 import time
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from crossrec.evaluate.metrics import find_ranks, judge_ranked
 from crossrec.model import newest
 from crossrec.model.checkpoint import Encoder, encoder_of, load_fusions
 from crossrec.model.inference import user_queries
+from crossrec.runlog import log
 from crossrec.schema import USER_ID
 from crossrec.score.catalogue import ITEMS, build_items
 from crossrec.score.lists import Lists, to_table
@@ -78,7 +81,7 @@ def bench_price(
         users: of the demo data.
         epochs: of the training.
         run: root and run_id of a night that went through score; rows of the small encoder are
-            there if it was one with score.encoder=small.
+            there if it was one with score.encoder=small and its sequence has weight.
     """
     given = None
     if run is None:
@@ -195,6 +198,9 @@ def open_ways(config: Config, encodes: dict[bool, Any]) -> list[Way]:
     ways = []
     for row in ROWS:
         if encoder_of(store, model, row.encoder) != row.encoder:
+            continue
+        if row.is_compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
+            log.warning("price: %s is left out, torch.compile needs a C++ compiler", row.name)
             continue
         of_holdout, of_night = _sides(config.run_id)
         scored_by = row.precision, row.encoder
