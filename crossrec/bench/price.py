@@ -212,7 +212,14 @@ def open_ways(config: Config, encodes: dict[bool, Any]) -> list[Way]:
 
 
 def recall(exact: Lists, found: Lists) -> np.ndarray:
-    """Return the share of each list's items that another holds, (users,)."""
+    """Return the share of each list's items that another holds, (users,).
+
+    >>> exact, found = (
+    ...     Lists(np.array([rows]), np.zeros((1, 3))) for rows in ([4, 2, -1], [2, 9, 5])
+    ... )
+    >>> recall(exact, found).tolist()  # 2 of 4 and 2
+    [0.5]
+    """
     is_there = (exact.rows[:, :, None] == found.rows[:, None, :]).any(2) & (exact.rows >= 0)
     share: np.ndarray = is_there.sum(1) / np.maximum((exact.rows >= 0).sum(1), 1)
     return share

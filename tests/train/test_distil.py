@@ -12,7 +12,14 @@ import torch
 from crossrec.config import ModelConfig
 from crossrec.data.histories import DomainRange, Prepared
 from crossrec.errors import CrossrecError
-from crossrec.model.checkpoint import Model, encoder_of, load_model, save_fusions, save_model
+from crossrec.model.checkpoint import (
+    Model,
+    encoder_of,
+    load_model,
+    save_fusions,
+    save_model,
+    save_small,
+)
 from crossrec.model.fusion import VARIANTS
 from crossrec.model.inference import ItemState, item_state, user_queries
 from crossrec.model.recommender import Recommender
@@ -156,7 +163,7 @@ def test_a_small_encoder_is_made_once_and_from_what_the_model_has_seen(
     assert known == [11]
     with torch.no_grad():
         teacher.start.add_(1.0)
-        teacher.encoder.layers[0].linear1.bias.add_(1.0)  # type: ignore[union-attr,operator]
+        teacher.encoder.layers[0].linear1.bias.add_(1.0)
     save(store, teacher, 0.1)
     assert make_small(job, USERS)["distilled_from"] != said["distilled_from"]
     assert known == [11, 11]
@@ -169,7 +176,7 @@ def test_a_model_is_loaded_with_the_encoder_that_is_asked_for(store: Store) -> N
     with pytest.raises(CrossrecError, match=r"a small encoder of this model, found none"):
         load_model(store, FOLDER, "small")
     small = start_of(teacher)
-    said = distil_module.save_small(store, FOLDER, teacher.encoder, small, {"steps": 3})
+    said = save_small(store, FOLDER, teacher.encoder, small, {"steps": 3})
     assert (said["layers"], said["steps"]) == (1, 3)
     assert [encoder_of(store, FOLDER, wanted) for wanted in ("full", "small")] == ["full", "small"]
     full, loaded = load_model(store, FOLDER), load_model(store, FOLDER, "small")
@@ -182,9 +189,9 @@ def test_a_model_is_loaded_with_the_encoder_that_is_asked_for(store: Store) -> N
 def test_another_models_small_encoder_is_refused(store: Store) -> None:
     teacher = teacher_of()
     save(store, teacher, 0.1)
-    distil_module.save_small(store, FOLDER, teacher.encoder, start_of(teacher), {})
+    save_small(store, FOLDER, teacher.encoder, start_of(teacher), {})
     with torch.no_grad():
-        teacher.encoder.layers[0].linear1.bias.add_(1.0)  # type: ignore[union-attr,operator]
+        teacher.encoder.layers[0].linear1.bias.add_(1.0)
     save(store, teacher, 0.1)
     with pytest.raises(CrossrecError, match=r"a small encoder of this model, found another's"):
         load_model(store, FOLDER, "small")
