@@ -120,6 +120,7 @@ def make_small(job: DistilJob, histories: Histories) -> dict[str, Any]:
     items = whole_catalogue(job.store, job.prepared, job.vectors, model)
     bounds = [(domain.start, domain.stop) for domain in job.prepared.domains]
     known = before(histories, job.day)
+    model.recommender.requires_grad_(False)  # only the small one learns
     small, facts = teach(model.recommender, items, known, bounds, job.day, job.seed)
     return save_small(job.store, job.model, model.recommender.encoder, small, facts)
 
