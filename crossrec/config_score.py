@@ -144,6 +144,9 @@ class ScoreConfig(Section):
     """Of the item matrices by which the best items are found: bf16 and int8, of which each scoring
     process holds a copy, may miss items whose scores hardly differ from the last of a list. Scores
     are fp32 in any case."""
+    encoder: Literal["full", "small"] = "full"
+    """By which histories are read: the model's own encoder, or a shallow one that finetune then
+    distils from it, faster and a little less exact; a model without one is scored with its own."""
     explain: Annotated[int, Field(ge=0, le=20)] = 0
     """For each listed item the items of the user's own history that raised its score most, at most
     so many, of any domain, in a column `because`; 0: no such column."""

@@ -5,6 +5,7 @@
     python jobs/bench.py score --events 2000000 --items 75000 --changed 0.01 --peer_events 300000
     python jobs/bench.py scale --events 2577320 --larger 25773200 --changed 0.01
     python jobs/bench.py catalogue --items 10000000
+    python jobs/bench.py price --users 1000 --epochs 5
     python jobs/bench.py topk --items 100000 --queries 10000
 
 Peers (crossrec/bench/peers) run in an environment of their own, `.peers`, made where it is missing;
@@ -47,15 +48,19 @@ def main() -> None:
     score.add_argument("--changed", type=float, default=0, help="share of users with new events")
     score.add_argument("--peer_events", type=int, default=0, help="rows for RecTools (0: without)")
     score.add_argument("--explain", type=int, default=0, help="reasons an item (0: without)")
-    score.add_argument("--precisions", type=int, default=0, help="turns of each (0: without)")
     scale = benchmarks.add_parser("scale", help="stage 4: two sizes, a kill, a night of changes")
     _add_settings(scale, SCALE_SETTINGS)
     scale.add_argument("--changed", type=float, default=0.01, help="share of users (0.01)")
     catalogue = benchmarks.add_parser("catalogue", help="stage 4 with very many items")
     _add_settings(catalogue, CATALOGUE_SETTINGS)
+    price = benchmarks.add_parser("price", help="cheaper scoring: quality, pairs/s and bytes")
+    price.add_argument("--rounds", type=int, default=3, help="turns of each (3)")
+    price.add_argument("--users", type=int, default=1_000, help="of the demo data (1000)")
+    price.add_argument("--epochs", type=int, default=5, help="of the training (5)")
+    price.add_argument("--run", nargs=2, metavar=("ROOT", "RUN_ID"), help="a night that is there")
     topk = benchmarks.add_parser("topk", help="the kernel of stage 4, beside torch and faiss")
     _add_settings(topk, TOPK_SETTINGS)
-    for benchmark in (prepare, train, score, scale, catalogue):
+    for benchmark in (prepare, train, score, scale, catalogue, price):
         benchmark.add_argument("--folder", help="for data and results; default: a temporary one")
     options = parser.parse_args()
     folder = Path(getattr(options, "folder", None) or tempfile.mkdtemp(prefix="crossrec-bench-"))
@@ -88,7 +93,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if options.benchmark == "score":
         from crossrec.bench.score import bench_score
 
-        more = options.changed, options.peer_events, options.explain, options.precisions
+        more = options.changed, options.peer_events, options.explain
         return bench_score(folder, chosen(SCORE_SETTINGS), *more)
     if options.benchmark == "scale":
         from crossrec.bench.scale import bench_scale
@@ -98,6 +103,13 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         from crossrec.bench.scale import bench_catalogue
 
         return bench_catalogue(folder, chosen(CATALOGUE_SETTINGS))
+    if options.benchmark == "price":
+        from crossrec.bench.price import bench_price, to_markdown
+
+        made = options.rounds, options.users, options.epochs
+        found = bench_price(folder, *made, options.run and tuple(options.run))
+        print(to_markdown(found))
+        return found
     from crossrec.bench.train import bench_train
 
     turns = options.rounds, options.workers

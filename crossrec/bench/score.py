@@ -1,7 +1,7 @@
 """Stage 4: users/s of the scoring stage, beside the same torch calls in a plain loop.
 
-On demand also pairs/s beside RecTools' SASRec, an incremental night beside the full one, what
-reasons cost, and what item matrices of fewer bits bring.
+On demand also pairs/s beside RecTools' SASRec, an incremental night beside the full one, and what
+reasons cost.
 """
 
 import os
@@ -25,7 +25,6 @@ from crossrec.bench.data import (
 from crossrec.bench.environment import run_peer
 from crossrec.bench.loop import Loop
 from crossrec.bench.memory import MemoryPeak
-from crossrec.bench.precision import compare_precisions
 from crossrec.bench.prepare import OBJECT_STORE_BYTES
 from crossrec.config import Config
 from crossrec.data.prepare import prepare
@@ -39,6 +38,9 @@ from crossrec.train.launch import finetune
 
 RUN = "model"
 
+SEQUENCE = 0.1
+"""Of `Fusion.sequence`, where few steps have earned none."""
+
 
 def bench_score(
     folder: Path,
@@ -46,7 +48,6 @@ def bench_score(
     changed: float,
     peer_events: int,
     explain: int,
-    precisions: int,
 ) -> dict[str, Any]:
     """Train for a few steps, then score all users, by turns on Ray and in a loop; compare speeds.
 
@@ -60,7 +61,6 @@ def bench_score(
         peer_events: events, of one domain with a third of the items, that RecTools' SASRec is
             fitted to for an epoch before its `recommend` is timed; 0: it is left out.
         explain: reasons an item, which are found in the loop after each bucket's lists; 0: none.
-        precisions: turns of each of `score.precision`, in the loop; 0: none.
     """
     events, items, top_k = settings["events"], settings["items"], settings["top_k"]
     data = ensure_data(folder, events, items)
@@ -82,8 +82,6 @@ def bench_score(
         more["incremental"] = run_apart(score_the_changed, config, model, str(newer))
     if explain:
         more["explained_times"] = run_apart(_explain_in_a_loop, config, model, explain)
-    if precisions:
-        more["precisions"] = run_apart(compare_precisions, config, model, precisions)
     if peer_events:
         theirs = _recommend(folder, peer_events, items // len(DOMAINS), top_k)
         ours = speeds["stage"] * len(DOMAINS)
@@ -130,7 +128,7 @@ def score_the_changed(config: Config, model: str, events: str) -> dict[str, floa
     from crossrec.publish import publish
     from crossrec.score.pipeline import score
 
-    _start()
+    start_ray()
     store = Store(config.storage.root)
     full = config.model_copy(update={"run_id": "round-0"})
     publish(full, store)
@@ -147,7 +145,8 @@ def score_the_changed(config: Config, model: str, events: str) -> dict[str, floa
     }
 
 
-def _start() -> None:
+def start_ray() -> None:
+    """Start a Ray on this machine, as a job does."""
     start_logging()
     ray.init(
         num_cpus=max(LOGICAL_CPUS, os.cpu_count() or 1),
@@ -159,29 +158,30 @@ def _start() -> None:
 
 def train(config: Config) -> str:
     """Prepare, train for a few steps, and return the model's id."""
-    _start()
+    start_ray()
     store = Store(config.storage.root)
     prepare(config, store)
     model: str = finetune(config, store)["model"]
-    _use_the_sequence(store, model)
+    use_the_sequence(store, model)
     ray.shutdown()
     return model.removeprefix("models/")
 
 
-def _use_the_sequence(store: Store, model: str) -> None:
+def use_the_sequence(store: Store, model: str) -> float:
     """Give the sequence weight: few steps earn it none, and scoring would go without it."""
     fusions = load_fusions(store, model)
     with torch.no_grad():
-        fusions["model"].sequence.fill_(0.1)
+        fusions["model"].sequence.fill_(SEQUENCE)
     save_fusions(store, model, fusions)
     write_checksums(store, model)
+    return SEQUENCE
 
 
 def score_on_ray(config: Config, model: str, run_id: str) -> dict[str, float]:
     """Run the stage with a model; return users, pairs, seconds and peak bytes."""
     from crossrec.score.pipeline import score
 
-    _start()
+    start_ray()
     store = Store(config.storage.root)
     chosen = config.score.model_copy(update={"model": model})
     config = config.model_copy(update={"run_id": run_id, "score": chosen})
@@ -194,8 +194,14 @@ def score_on_ray(config: Config, model: str, run_id: str) -> dict[str, float]:
     return facts | {"peak_bytes": memory.peak_bytes}
 
 
+def loop_of(config: Config, model: str, run_id: str) -> Loop:
+    """Return a loop over what a run that scored with a model has left."""
+    named = config.model_copy(update={"run_id": run_id})
+    return Loop.of(named, f"models/{model}", f"runs/{run_id}/items")
+
+
 def _score_in_a_loop(config: Config, model: str, run_id: str) -> dict[str, float]:
-    loop = Loop.of(config, model, run_id)
+    loop = loop_of(config, model, run_id)
     began = time.perf_counter()
     for histories in loop.histories:
         loop.score(histories)
@@ -207,7 +213,7 @@ def _explain_in_a_loop(config: Config, model: str, n: int) -> float:
 
     The median over buckets, each scored, then explained.
     """
-    loop = Loop.of(config, model, "round-0")
+    loop = loop_of(config, model, "round-0")
     times = []
     for histories in loop.histories:
         began = time.perf_counter()

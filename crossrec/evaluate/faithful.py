@@ -35,7 +35,6 @@ from crossrec.data.replay import Histories, before, flatten, slice_users
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.baselines import task_threads
 from crossrec.evaluate.holdout import Holdout
-from crossrec.model.checkpoint import load_model
 from crossrec.nodes import torch_threads
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import load_items
@@ -75,7 +74,7 @@ def _judge(job: ScoreJob, holdout: Holdout, threads: int) -> dict[str, Any] | No
     """Do what `judge_reasons` does, in a Ray task."""
     with torch_threads(threads):
         items = load_items(job.store, job.prepared, job.items)
-        scorer = Scorer(load_model(job.store, job.model).recommender, items, job.prepared.domains)
+        scorer = Scorer(job.load_recommender(), items, job.prepared.domains)
         users: list[Histories] = []
         for bucket in holdout.buckets:
             known = flatten(read_histories(job.store, job.prepared, bucket))

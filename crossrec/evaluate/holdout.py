@@ -15,6 +15,7 @@ import pyarrow as pa
 from crossrec.config import Config
 from crossrec.data.histories import DomainRange, Prepared
 from crossrec.evaluate.truth import KnownItems, holdout_truth, load_known_items, newest_truth
+from crossrec.model.checkpoint import encoder_of
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import ITEMS, build_items
 from crossrec.score.pipeline import new_places
@@ -88,8 +89,9 @@ def open_holdout(config: Config, prepared: Prepared, days: Mapping[str, int]) ->
 class Lists:
     """Where the lists of a model go.
 
-    model: folder. outputs: folders by system. work: folder of the item side and of the records of
-    buckets. explain: reasons at most of each item that the system "model" lists.
+    model: folder; it is scored by the config's encoder, where it has that one. outputs: folders by
+    system. work: folder of the item side and of the records of buckets. explain: reasons at most of
+    each item that the system "model" lists.
     """
 
     model: str
@@ -117,6 +119,7 @@ def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) 
         new_places=new_places(config, LIST_LENGTH),
         active_until=holdout.active_until,
         precision=config.score.precision,
+        encoder=encoder_of(store, lists.model, config.score.encoder),
         explain=lists.explain,
     )
     score_buckets(job, holdout.buckets, config.score.num_actors)

@@ -23,13 +23,16 @@ WITHOUT_SEQUENCE = "without_sequence"
 STEP_0 = "step0"
 PUBLISHED = "published"
 """The model that readers follow while the run's own is judged."""
-OWN = (MODEL, PUBLISHED, WITHOUT_SEQUENCE, WITHOUT_RELATIONS, STEP_0)
+FULL_ENCODER = "full_encoder"
+"""The model with its own encoder, where it is scored by the small one."""
+OWN = (MODEL, PUBLISHED, FULL_ENCODER, WITHOUT_SEQUENCE, WITHOUT_RELATIONS, STEP_0)
 """The model, the one before it, and what is left of it without a part: shown beside it, but no
 baselines."""
 
 NAMES = {
     MODEL: "crossrec",
     PUBLISHED: "the published model",
+    FULL_ENCODER: "with its whole encoder",
     WITHOUT_SEQUENCE: "without the sequence",
     WITHOUT_RELATIONS: "without the relations",
     STEP_0: "before training",

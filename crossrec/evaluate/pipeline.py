@@ -12,6 +12,7 @@ metrics = evaluate(config, store)
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from crossrec.evaluate.exposure import measure_exposure
 from crossrec.evaluate.faithful import judge_reasons
 from crossrec.evaluate.groupcolumns import judge_asked_groups
 from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
-from crossrec.evaluate.judged import MODEL, PUBLISHED, best_baseline, ndcg_of
+from crossrec.evaluate.judged import FULL_ENCODER, MODEL, PUBLISHED, best_baseline, ndcg_of
 from crossrec.evaluate.lists import files_of, read_lists, with_domains
 from crossrec.evaluate.metrics import (
     KS,
@@ -47,6 +48,7 @@ from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, USER_ID
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import HOLDOUT
+from crossrec.score.stream import score_buckets
 from crossrec.storage import Store
 
 K = 10
@@ -72,6 +74,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         files = files_of(job, holdout.buckets) | {
             name: [file["path"] for file in record["files"]] for name, record in records.items()
         }
+        files |= _whole_lists(config, holdout, job)
         files |= _published_lists(config, store, holdout, finetuned["selected"])
         items = holdout.known_items(store)
         truth = holdout.truth(store, items)
@@ -151,6 +154,17 @@ def run_lists(config: Config, store: Store, selected: str) -> Lists:
     outputs = {name: f"{folder}/{name}" for name in (*HOLDOUT, *more)}
     outputs["model"] = f"{run}/holdout"
     return Lists(selected, outputs, folder, config.score.explain)
+
+
+def _whole_lists(config: Config, holdout: Holdout, job: ScoreJob) -> dict[str, list[str]]:
+    """Return the lists of the model with its own encoder, where `job` scored by the small one."""
+    if job.encoder == "full":
+        return {}
+    folder = f"runs/{config.run_id}/baselines/{FULL_ENCODER}"
+    done = f"{folder}-work/done"
+    whole = replace(job, encoder="full", outputs={MODEL: folder}, done=done, explain=0)
+    score_buckets(whole, holdout.buckets, config.score.num_actors)
+    return {FULL_ENCODER: files_of(whole, holdout.buckets)[MODEL]}
 
 
 def _published_lists(

@@ -35,7 +35,6 @@ from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.baselines import task_threads
 from crossrec.evaluate.holdout import Holdout
 from crossrec.model.biases import fit_biases, ratings_of, user_levels
-from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import domain_of_rows, user_queries
 from crossrec.model.rating import predict_ratings
 from crossrec.nodes import torch_threads
@@ -97,7 +96,7 @@ def _add_errors(job: ScoreJob, holdout: Holdout) -> Array:
     sample = before(sample_histories(store, holdout.known), holdout.start)
     biases = fit_biases(sample, bounds, holdout.known.items)
     items = load_items(store, holdout.known, job.items).state
-    recommender = load_model(store, job.model).recommender
+    recommender = job.load_recommender()
     total_DPM = np.zeros((len(bounds), len(PREDICTORS), 3))
     for bucket in holdout.buckets:
         known, users, rows, ratings = read_rated(job, holdout, bucket)

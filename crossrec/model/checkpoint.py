@@ -5,6 +5,8 @@ models/<model_id>/config.json         settings, domains, what it was trained on
 models/<model_id>/fusion.safetensors  how the parts of a score add up
 models/<model_id>/items.parquet       the item of each row of the id embedding, and its events in
 training
+models/<model_id>/small.safetensors   a shallow encoder of histories, where one was distilled;
+small.json has its layers, and how near it comes
 models/<model_id>/README.md, checksums.json, metrics.json   beside a published one
 models/<model_id>/backbone/           the text backbone, as transformers reads it; bottleneck
 adapters, which transformers does not know, lie beside its weights
@@ -14,12 +16,13 @@ model = load_model(store, "models/2026-06-30-1f2e3d4c")
 """
 
 import copy
+import hashlib
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -27,7 +30,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossrec.config import ModelConfig
 from crossrec.errors import CrossrecError, explain
@@ -35,7 +38,7 @@ from crossrec.model.adapters import merged, put_bottlenecks, take_bottlenecks
 from crossrec.model.backbone import TextBackbone, load_backbone, weights_digest
 from crossrec.model.fetch import Pin
 from crossrec.model.fusion import RELATED, VARIANTS, WITHOUT_RELATIONS, Fusion
-from crossrec.model.recommender import Recommender
+from crossrec.model.recommender import Recommender, make_encoder
 from crossrec.model.vision import VisionBackbone, vision_digest
 from crossrec.model.weights import BackboneFolder, locate_weights
 from crossrec.schema import DOMAIN, ITEM_ID
@@ -43,6 +46,9 @@ from crossrec.storage import Store
 
 FORMAT = 5
 """Of a model folder; another set of tensors, or another meaning of one, is a new number."""
+
+Encoder = Literal["full", "small"]
+"""By which a model reads histories: its own, or the shallow one that was distilled from it."""
 
 BOTTLENECKS = "bottlenecks.safetensors"
 """Beside a backbone's weights: adapters that cannot be added to them."""
@@ -132,11 +138,12 @@ def _save_vision(store: Store, folder: str, vision: VisionBackbone | BackboneFol
     return digest
 
 
-def load_model(store: Store, folder: str) -> Model:
+def load_model(store: Store, folder: str, encoder: Encoder = "full") -> Model:
     """Read a model folder, without its backbone.
 
     Raises:
-        CrossrecError: the folder holds no whole model, or one of another version of crossrec.
+        CrossrecError: the folder holds no whole model, one of another version of crossrec, or no
+            small encoder where that is asked for.
     """
     if not store.exists(f"{folder}/config.json"):
         mend = "fine-tune again, or name another model in score.model"
@@ -149,6 +156,8 @@ def load_model(store: Store, folder: str) -> Model:
     domains, ratings = len(config["domains"]), config["ratings"]
     recommender = Recommender(settings, config["text_width"], config["items"], domains, ratings)
     recommender.load_state_dict(load_tensors(store.read_bytes(f"{folder}/model.safetensors")))
+    if encoder == "small":
+        _put_small(store, folder, recommender)
     return Model(
         settings,
         recommender.eval(),
@@ -156,6 +165,52 @@ def load_model(store: Store, folder: str) -> Model:
         tuple(config["domains"]),
         config["facts"],
     )
+
+
+def save_small(
+    store: Store,
+    folder: str,
+    own: nn.TransformerEncoder,
+    small: nn.TransformerEncoder,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a small encoder beside the model from whose own it was distilled.
+
+    Returns:
+        What small.json, which is written last, says: `facts`, layers, and whose it is.
+    """
+    store.write_bytes(f"{folder}/small.safetensors", tensors_to_bytes(small.state_dict()))
+    said = {**facts, "layers": len(small.layers), "distilled_from": digest_of(own)}
+    store.write_json(f"{folder}/small.json", said)
+    return said
+
+
+def small_of(store: Store, folder: str) -> dict[str, Any] | None:
+    """Return what small.json says; None where a model has no small encoder."""
+    path = f"{folder}/small.json"
+    found: dict[str, Any] | None = store.read_json(path) if store.exists(path) else None
+    return found
+
+
+def encoder_of(store: Store, folder: str, wanted: Encoder) -> Encoder:
+    """Return the encoder by which a model scores: its own where it has no small one."""
+    return wanted if wanted == "full" or small_of(store, folder) is not None else "full"
+
+
+def digest_of(encoder: nn.Module) -> str:
+    """Return 16 hex digits that change with any weight."""
+    return hashlib.sha256(tensors_to_bytes(encoder.state_dict())).hexdigest()[:16]
+
+
+def _put_small(store: Store, folder: str, recommender: Recommender) -> None:
+    said = small_of(store, folder)
+    if said is None or said["distilled_from"] != digest_of(recommender.encoder):
+        expected, found = "a small encoder of this model", "none" if said is None else "another's"
+        mend = "fine-tune with score.encoder=small, or score with score.encoder=full"
+        raise CrossrecError(explain(store.uri(folder), expected, found, mend))
+    recommender.encoder = make_encoder(recommender.settings, said["layers"])
+    tensors = load_tensors(store.read_bytes(f"{folder}/small.safetensors"))
+    recommender.encoder.load_state_dict(tensors)
 
 
 def load_model_backbone(

@@ -94,18 +94,7 @@ class Recommender(nn.Module):
         self.position = nn.Parameter(torch.randn(settings.max_history + 1, width) * 0.02)
         self.event_domain = nn.Embedding(domains + 1, width)
         self.gap = nn.Embedding(len(GAP_DAYS) + 1, width)
-        layer = nn.TransformerEncoderLayer(
-            width,
-            settings.heads,
-            4 * width,
-            settings.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        self.encoder = nn.TransformerEncoder(
-            layer, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False
-        )
+        self.encoder = make_encoder(settings, settings.layers)
         self.query_domain = nn.Embedding(domains, width)
         answer = nn.Linear(2 * width, width)
         self.query = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), answer)
@@ -265,6 +254,21 @@ class RatingHead(nn.Module):
         vectors_BW = deviation_B.unsqueeze(1) * (self.item_bias + self.match * queries_BW)
         generosity_B = self.generosity(asked_BW).squeeze(1)
         return vectors_BW, self.mean_D[domains_B] + deviation_B * generosity_B
+
+
+def make_encoder(settings: ModelConfig, layers: int) -> nn.TransformerEncoder:
+    """Return the encoder of histories with so many layers, at step 0."""
+    layer = nn.TransformerEncoderLayer(
+        settings.width,
+        settings.heads,
+        4 * settings.width,
+        settings.dropout,
+        activation="gelu",
+        batch_first=True,
+        norm_first=True,
+    )
+    norm = nn.LayerNorm(settings.width)
+    return nn.TransformerEncoder(layer, layers, norm, enable_nested_tensor=False)
 
 
 def causal_mask(hidden_BLW: Tensor) -> Tensor:

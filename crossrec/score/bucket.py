@@ -27,7 +27,8 @@ from crossrec.data.replay import (
     up_to,
 )
 from crossrec.heap import give_back
-from crossrec.model.checkpoint import load_model
+from crossrec.model.checkpoint import Encoder, load_model
+from crossrec.model.recommender import Recommender
 from crossrec.schema import bucket_name, domain_folder
 from crossrec.score.because import add_reasons
 from crossrec.score.catalogue import load_items
@@ -62,7 +63,8 @@ class ScoreJob:
     all items may be in lists. active_until: where given, only users are scored who do something new
     in days day..active_until-1, which is how a hold-out is judged. earlier: of an incremental
     night, the publication whose lists are taken over; later events count as of the day before.
-    precision: of the item matrices by which the best are found. steered: how lists are steered, by
+    precision: of the item matrices by which the best are found. encoder: by which the model reads
+    histories. steered: how lists are steered, by
     system. explain: reasons at most of each item that the model lists. traits: folder of what the
     rules look at of users; without it no user fulfils what an item requires.
     """
@@ -81,6 +83,7 @@ class ScoreJob:
     active_until: int | None = None
     earlier: Earlier | None = None
     precision: Precision = "fp32"
+    encoder: Encoder = "full"
     steered: Mapping[str, Steering] = field(default_factory=dict)
     explain: int = 0
     traits: str | None = None
@@ -112,16 +115,28 @@ class ScoreJob:
         by_name = {names[number]: part for number, part in prices.items()}
         return Steered(self.steered, by_name, added)
 
+    def load_recommender(self) -> Recommender:
+        """Return the model, with the encoder that it scores by."""
+        return load_model(self.store, self.model, self.encoder).recommender
+
     def open_scorer(self) -> Scorer:
         """Load model, item side and rules into a scorer."""
         return Scorer(
-            load_model(self.store, self.model).recommender,
+            self.load_recommender(),
             load_items(self.store, self.prepared, self.items),
             self.prepared.domains,
             self.read_candidates(),
             self.precision,
             self.read_steered(),
         )
+
+
+def active_users(histories: Histories, start: int, stop: int) -> Histories:
+    """Return the known users who do something new in days start..stop-1, with all their events."""
+    users, _ = new_events(histories, start, stop)
+    is_active = np.zeros(len(histories.lengths), bool)
+    is_active[users] = True
+    return select_users(histories, is_active)
 
 
 class ScoreBucket:
@@ -156,10 +171,7 @@ class ScoreBucket:
         began = time.perf_counter()
         histories = flatten(pa.ipc.open_stream(data).read_all())
         if self.job.active_until is not None:
-            users, _ = new_events(histories, self.job.day, self.job.active_until)
-            is_active = np.zeros(len(histories.lengths), bool)
-            is_active[users] = True
-            histories = select_users(histories, is_active)
+            histories = active_users(histories, self.job.day, self.job.active_until)
         if self.job.earlier is None:
             return self._score_all(bucket, before(histories, self.job.day), began)
         return self._score_changed(bucket, up_to(histories, self.job.day), began)

@@ -91,6 +91,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             candidates=increment.candidates if increment else None,
             earlier=earlier,
             precision=config.score.precision,
+            encoder=plan.get("encoder", "full"),
             steered={"model": steering} if steering.is_on else {},
             explain=config.score.explain,
             traits=traits,

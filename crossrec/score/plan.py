@@ -17,7 +17,9 @@ from crossrec.data.histories import Prepared, open_prepared
 from crossrec.data.pins import check_pins
 from crossrec.errors import ConfigError, CrossrecError, explain
 from crossrec.increment import Increment
+from crossrec.model.checkpoint import encoder_of
 from crossrec.model.integrity import check_model
+from crossrec.runlog import log
 from crossrec.score.steering import Steering
 from crossrec.storage import Store
 
@@ -99,6 +101,12 @@ def write_plan(
         plan["steering"] = steering.public()
     if config.score.rules:
         plan["rules"] = [rule.model_dump(mode="json") for rule in config.score.rules]
+    encoder = encoder_of(store, model, config.score.encoder)
+    if encoder != "full":
+        # Like what is explained: not there by default, so that plans stay what they were.
+        plan["encoder"] = encoder
+    elif config.score.encoder != encoder:
+        log.warning("score: %s has no small encoder, its own is used", store.uri(model))
     if config.score.explain:
         # Not there where nothing is explained: plans stay what they were.
         plan["explain"] = config.score.explain
@@ -110,7 +118,7 @@ def write_plan(
     if store.exists(path):
         before = store.read_json(path)
         if before["digest"] != plan["digest"]:
-            keys = {*plan, "steering", "rules", "explain"} - {"digest"}
+            keys = {*plan, "steering", "rules", "explain", "encoder"} - {"digest"}
             changed = sorted(key for key in keys if plan.get(key) != before.get(key))
             found = f"another plan (differs in {', '.join(changed)})"
             raise ConfigError(
@@ -129,10 +137,17 @@ def write_plan(
 def _check_increment(plan: dict[str, Any], increment: Increment, store: Store) -> None:
     """Raise where lists that are taken over would not be those that this plan makes."""
     was = increment.plan
-    names = ("model", "model_sha256", "domains", "top_k", "new_share", "precision", "candidates")
-    other = [
-        name for name in (*names, "steering", "rules", "explain") if plan.get(name) != was.get(name)
-    ]
+    names: tuple[str, ...] = (
+        "model",
+        "model_sha256",
+        "domains",
+        "top_k",
+        "new_share",
+        "precision",
+        "candidates",
+    )
+    names += ("steering", "rules", "explain", "encoder")
+    other = [name for name in names if plan.get(name) != was.get(name)]
     values = [open_prepared(store, made["prepared"]).values for made in (was, plan)]
     other += ["data.events columns"] if values[0] != values[1] else []
     if other:

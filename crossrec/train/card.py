@@ -125,6 +125,18 @@ def _quality(config: Config, summary: Mapping[str, Any]) -> str:
         f"The sequence part alone, on the validation slice, in epoch {training['best_epoch']}: "
         f"{measures or 'not measured'}. The whole model, on days that nothing was chosen by, "
         f"beside baselines: `runs/{config.run_id}/metrics.json` and `report.html`."
+        f"{_small(summary)}"
+    )
+
+
+def _small(summary: Mapping[str, Any]) -> str:
+    """Return what there is to say of a small encoder."""
+    distance = summary.get("small", {}).get("distance")
+    if distance is None:
+        return ""
+    return (
+        f' `load_model(store, folder, "small")` reads histories by a small encoder, whose '
+        f"questions are {distance:.4f} away from the model's own."
     )
 
 

@@ -3,7 +3,8 @@
 Time is cut train | valid | hold-out. The phase `select` trains on what lies before valid, stops
 early by NDCG@10 on it, and its best weights are judged on the hold-out; the phase `refit` trains
 with the chosen number of epochs on all events, and its weights are published. One run of Ray Train
-does both. Then `train.fuse` learns how much the sequence counts beside text, neighbours and time.
+does both. Then `train.fuse` learns how much the sequence counts beside text, neighbours and time,
+and where `score.encoder` is small, `train.distil` makes small encoders.
 
     models/<model_id>/                      the refitted model, with a card and checksums
     runs/<run_id>/train/selected/           the model that the hold-out judges, in the same form
@@ -32,6 +33,7 @@ from crossrec.storage import Store
 from crossrec.train.adapt import adapt, check_adapt
 from crossrec.train.card import write_card
 from crossrec.train.continued import Earlier, Start, find_start
+from crossrec.train.distil import distil
 from crossrec.train.export import Phase, describe_scores
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
@@ -71,6 +73,8 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
         store.write_json(f"{run}/{BEGUN}", {"digest": digest})
         try:
             summary = train_models(config, store, prepared, folders)
+            if config.score.encoder == "small":
+                summary["small"] = _distil(config, store, prepared, summary)
         except UserError:
             # Nothing was made of what the user will mend.
             store.delete(f"{run}/{BEGUN}")
@@ -88,6 +92,18 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
     summary["model_sha256"] = write_checksums(store, summary["model"])
     store.write_json(f"{run}/finetune.json", summary)
     return summary
+
+
+def _distil(
+    config: Config, store: Store, prepared: Prepared, summary: dict[str, Any]
+) -> dict[str, Any]:
+    """Give the models of both phases a small encoder; say how near the published one's comes."""
+    known = prepared
+    if config.evaluate.protocol == "leave_one_out":
+        known = prepared.without_newest()
+    days = summary["days"]
+    until = {summary["selected"]: days["valid"], summary["model"]: days["night"]}
+    return distil(store, known, until, config.seed)
 
 
 def _refuse_another(config: Config, store: Store, digest: str) -> None:
@@ -268,6 +284,9 @@ def training_digest(config: Config, prepared: Prepared) -> str:
         "holdout_days": config.evaluate.holdout_days,
         "protocol": config.evaluate.protocol,
     }
+    if config.score.encoder != "full":
+        # By default what it was: a night that died goes on from its checkpoints.
+        settings["encoder"] = config.score.encoder
     settings |= {
         "model": config.model.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json", exclude=NOT_IN_DIGEST),

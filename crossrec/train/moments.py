@@ -115,7 +115,7 @@ def look_at(
         neighbours[RELATED] = related_neighbours(job.store, job.prepared)
     states_IG = torch.from_numpy(states_on_day(activity, moment.start))
     model = load_model(job.store, job.model)
-    items = _items(job, model)
+    items = whole_catalogue(job.store, job.prepared, job.vectors, model)
     for index, (start, stop) in enumerate(job.bounds):
         inside = (rows >= start) & (rows < stop)
         candidates = np.flatnonzero(known.lengths) if everyone else np.unique(users[inside])
@@ -137,12 +137,12 @@ def look_at(
             yield Block(index, whom, state, parts, states_IG[start:stop], seen, pairs)
 
 
-def _items(job: GatherJob, model: Model) -> ItemState:
-    """Return the vectors of the whole catalogue."""
+def whole_catalogue(store: Store, prepared: Prepared, vectors: str, model: Model) -> ItemState:
+    """Return the vectors of all items; `vectors`: folder of those of their texts."""
     parts = []
-    for domain in job.prepared.domains:
-        ids, counts = model.id_rows(read_catalogue(job.store, job.prepared, domain.name, ITEM_KEY))
-        text_IT = torch.from_numpy(read_vectors(job.store, job.vectors, domain.name))
+    for domain in prepared.domains:
+        ids, counts = model.id_rows(read_catalogue(store, prepared, domain.name, ITEM_KEY))
+        text_IT = torch.from_numpy(read_vectors(store, vectors, domain.name))
         ids_I, counts_I = torch.from_numpy(ids), torch.from_numpy(counts)
         parts.append(item_state(model.recommender, text_IT, ids_I, counts_I))
     return ItemState.joined(parts)

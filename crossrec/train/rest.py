@@ -35,11 +35,14 @@ def rest(config: Config, store: Store) -> bool:
         ),
         "its settings are not those of model.*": settings != config.model.model_dump(mode="json"),
     }
+    trained = store.read_json(f"runs/{published.trained_by}/finetune.json")
+    reasons["nothing was distilled from it for score.encoder=small"] = (
+        config.score.encoder == "small" and "small" not in trained
+    )
     for reason, applies in reasons.items():
         if applies:
             log.info("finetune: the published model is not gone on with, %s", reason)
             return False
-    trained = store.read_json(f"runs/{published.trained_by}/finetune.json")
     days = {"valid": valid, "holdout": holdout, "night": night}
     digest = training_digest(config, prepared)
     rested = {"days": days, "digest": digest, "seconds": 0.0, "rests_on": published.trained_by}

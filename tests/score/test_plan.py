@@ -1,10 +1,15 @@
-from typing import Any
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from crossrec.config import Config
+from crossrec.data.candidates import FoundRules
+from crossrec.data.histories import DomainRange, Prepared
 from crossrec.errors import ConfigError
-from crossrec.score.plan import find_model
+from crossrec.score import plan as plan_module
+from crossrec.score.plan import find_model, write_plan
 from crossrec.storage import Store
 
 
@@ -42,3 +47,37 @@ def test_missing_model_is_refused(models: Store) -> None:
     models.delete("models/planned")
     with pytest.raises(ConfigError, match="found models/planned; name one that exists"):
         find_model(config_of(models), models)
+
+
+def plan_of(store: Store, **score: Any) -> dict[str, Any]:
+    """Return the plan of a run that scores with the model `own`."""
+    prepared = Prepared("prepared/x", "x", (DomainRange("shop", 0, 1, 0),), 32, 1, 0, 1, 0)
+    rules = cast(FoundRules, SimpleNamespace(public=dict))
+    return write_plan(config_of(store, **score), store, prepared, "models/own", rules)
+
+
+@pytest.fixture
+def planned(models: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store, with what a plan is made from."""
+    models.write_json("prepared/x/summary.json", {"inputs": {}})
+    models.write_json("models/own/config.json", {"facts": {}})
+    monkeypatch.setattr(plan_module, "check_model", lambda *_: "sum")
+    return models
+
+
+def test_plan_names_the_small_encoder_where_the_model_has_one(planned: Store) -> None:
+    planned.write_json("models/own/small.json", {"layers": 1})
+    assert plan_of(planned, encoder="small")["encoder"] == "small"
+    with pytest.raises(ConfigError, match=r"another plan \(differs in encoder\)"):
+        plan_of(planned)
+
+
+def test_a_model_without_a_small_encoder_is_scored_by_its_own_with_a_warning(
+    planned: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "crossrec"):
+        wanted = plan_of(planned, encoder="small")
+    assert "models/own has no small encoder, its own is used" in caplog.text
+    # So that the run goes on, whichever of both is asked for.
+    assert wanted == plan_of(planned)
+    assert "encoder" not in wanted

@@ -1,14 +1,19 @@
 """Whole nights under objectives that give scores a unit of their own."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from crossrec.data.demo import make_demo
+from crossrec.data.prepare import prepare
+from crossrec.errors import ConfigError
 from crossrec.nightly import nightly
+from crossrec.score.pipeline import score
 from crossrec.storage import Store
-from tests.nights import DEMO, Night, small_config
+from tests.nights import DEMO, Night, change, small_config
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +21,7 @@ MEAN, DEVIATION = 3.0, 0.7
 """Of the ratings of all items; users differ by as much again."""
 
 
-def night_of(objective: str, root: str, backbone: str) -> Night:
+def night_of(objective: str, root: str, backbone: str, **sections: Any) -> Night:
     """Publish a small demo night in which users rate by their level and the item's."""
     store, demo = Store(root), make_demo(400, 17, DEMO)
     draw = np.random.default_rng(17)
@@ -35,7 +40,7 @@ def night_of(objective: str, root: str, backbone: str) -> Night:
     store.write_parquet("input/items.parquet", demo.items)
     data = {name: store.uri(f"input/{name}.parquet") for name in ("events", "items")}
     train = {"objective": objective, "epochs": 4, "learning_rate": 3e-3, "negatives": 64}
-    config = small_config(store, backbone, data, train=train, run_id=objective)
+    config = small_config(store, backbone, data, train=train, run_id=objective, **sections)
     return Night(config, store, nightly(config, store), events, demo.items)
 
 
@@ -51,7 +56,9 @@ def cut(night: Night) -> tuple[pa.Table, pa.Table]:
 def test_a_night_of_ratings_publishes_predicted_ratings(
     ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, tiny_backbone: str
 ) -> None:
-    night = night_of("mse", str(tmp_path_factory.mktemp("mse")), tiny_backbone)
+    sections = {"model": {"layers": 2}, "score": {"encoder": "small"}}
+    root = str(tmp_path_factory.mktemp("mse"))
+    night = night_of("mse", root, tiny_backbone, **sections)
     training = night.read_json("finetune.json")["training"]
     errors = [point["rmse"] for point in training["curve"]]
     assert night.manifest["scores"]["unit"] == "that of rating"
@@ -64,6 +71,32 @@ def test_a_night_of_ratings_publishes_predicted_ratings(
         first = np.array([found[0] for found in lists])
         assert MEAN < first.mean() < MEAN + 6 * DEVIATION
     judge_ratings_of(night)
+    judge_the_small_encoder_of(night)
+
+
+def judge_the_small_encoder_of(night: Night) -> None:
+    """Lists are made by it, beside it stands what it costs, and later nights keep to it."""
+    trained, metrics = night.read_json("finetune.json"), night.read_json("metrics.json")
+    assert 0 < trained["small"]["distance"] < DEVIATION
+    for folder in (trained["selected"], trained["model"]):
+        assert {"small.json", "small.safetensors"} < set(night.store.list(folder))
+    assert "small.safetensors" in night.store.read_json(f"{trained['model']}/checksums.json")
+    card = night.store.read_bytes(f"{trained['model']}/README.md").decode()
+    assert 'load_model(store, folder, "small")' in card
+    assert night.read_json("plan.json")["encoder"] == "small"
+    judged = [metrics["systems"][name]["all"] for name in ("model", "full_encoder")]
+    assert judged[0]["pairs"] == judged[1]["pairs"] > 0
+    assert judged[0] != judged[1]
+    assert "full_encoder" in metrics["comparison"]
+    report = night.store.read_bytes(f"runs/{night.config.run_id}/report.html").decode()
+    assert "with its whole encoder" in report
+    monday = change(night.config, run_id="monday", score={"mode": "incremental"})
+    prepare(monday, night.store)
+    assert score(monday, night.store)["users"] == night.summary["users"]
+    tuesday = change(monday, run_id="tuesday", score={"encoder": "full"})
+    prepare(tuesday, night.store)
+    with pytest.raises(ConfigError, match=r"others \(encoder\)"):
+        score(tuesday, night.store)
 
 
 def judge_ratings_of(night: Night) -> None:

@@ -94,6 +94,17 @@ def test_another_domain_or_other_settings_train(store: Store) -> None:
     assert not rest(config, store)
 
 
+def test_a_model_that_was_to_have_a_small_encoder_serves_with_it_alone(store: Store) -> None:
+    config = config_of(store, 7, score={"encoder": "small"})
+    prepare(store, config)
+    publish(store, NIGHT - 3)
+    assert not rest(config, store)
+    trained = store.read_json("runs/old/finetune.json")
+    # Also where there was nothing to distil: training again would find the same.
+    store.write_json("runs/old/finetune.json", {**trained, "small": {"nothing": "no weight"}})
+    assert rest(config, store)
+
+
 def test_a_training_that_has_begun_goes_on(store: Store) -> None:
     config = config_of(store, 7)
     prepare(store, config)
