@@ -97,7 +97,7 @@ def _named(rule: EditorRule) -> set[str]:
     found: set[str] = set()
     for column, sign, value in (one for every in rule.where for one in every):
         if column == ITEM_ID and sign in ("=", "==", "in"):
-            found |= {str(value)} if isinstance(value, str | int) else set(map(str, value))
+            found |= set(map(str, value)) if sign == "in" else {str(value)}
     return found
 
 
