@@ -1,6 +1,7 @@
 """Configuration of what lists hold: rules for candidates, and how they are scored."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -69,13 +70,25 @@ class CandidateRules(Section):
 
     def conditions(self, domain: str) -> "pc.Expression":
         """Return the filter of a domain as an expression."""
-        import pyarrow.parquet as pq
-
-        return pq.filters_to_expression([list(every) for every in self.filters[domain]])
+        return _expression(self.filters[domain])
 
     def columns(self, domain: str) -> list[str]:
         """Return the columns that the filter of a domain looks at."""
         return sorted({column for every in self.filters[domain] for column, _, _ in every})
+
+
+def _expression(where: Sequence[Sequence[Condition]]) -> "pc.Expression":
+    """Return filters of pyarrow as an expression.
+
+    Raises:
+        ValueError: they are none. A text after `in` would be taken for its letters.
+    """
+    import pyarrow.parquet as pq
+
+    for column, sign, value in (one for every in where for one in every):
+        if sign in ("in", "not in") and not isinstance(value, (list, tuple, set)):
+            raise ValueError(f'["{column}", "{sign}", ...] needs a list, as ["a", "b"]')
+    return pq.filters_to_expression([list(every) for every in where])
 
 
 def _is_condition(first: list[Any]) -> bool:
@@ -115,9 +128,7 @@ class EditorRule(Section):
 
     def condition(self) -> "pc.Expression":
         """Return the condition as an expression."""
-        import pyarrow.parquet as pq
-
-        return pq.filters_to_expression([list(every) for every in self.where])
+        return _expression(self.where)
 
     def columns(self) -> list[str]:
         """Return the columns that the condition looks at."""

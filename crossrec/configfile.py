@@ -6,7 +6,7 @@ config = load_config("jobs/configs/nightly.yaml", ["storage.root=s3://recs/night
 import datetime as dt
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -47,8 +47,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
         raise ConfigError(
             explain(path, "a YAML config file", error.strerror or str(error), "check the path")
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # Without what PyYAML cites of the file, which may be a secret; nor is it the cause.
+    except (yaml.YAMLError, ValueError) as error:
+        # A ValueError: no UTF-8, or a date that is none, such as 2026-13-01. Without what PyYAML
+        # cites of the file, which may be a secret; nor is it the cause.
         raise ConfigError(explain(path, "valid YAML", _problem(error), "mend the file")) from None
     if values is None:
         return {}
@@ -59,10 +60,12 @@ def _read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-def _problem(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+def _problem(error: yaml.YAMLError | ValueError) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+    if not isinstance(error, yaml.YAMLError | UnicodeDecodeError):
+        return "a date or number that is none"
     return str(getattr(error, "reason", type(error).__name__))
 
 
@@ -86,7 +89,7 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         # A string field keeps the text as typed: run_id=2014-06-08 must not become a date.
         is_text = key in _TEXT_KEYS or (key in _OPTIONAL_TEXT_KEYS and text != "null")
         values[last] = text if is_text else yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         found = "a secret that is none" if _is_secret(key) else repr(text)
         raise ConfigError(explain(f"argument {key}", "a YAML value", found, "quote it")) from error
 
@@ -141,15 +144,22 @@ def _is_secret(where: str) -> bool:
 
 
 def _is_section(location: tuple[int | str, ...]) -> bool:
-    section: Any = Config
-    for part in location:
-        field = getattr(section, "model_fields", {}).get(str(part))
-        section = field.annotation if field else None
+    section = _type_at(location)
     return isinstance(section, type) and issubclass(section, BaseModel)
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Config
+    return list(getattr(_type_at(location), "model_fields", {}))
+
+
+def _type_at(location: tuple[int | str, ...]) -> Any:
+    """Return the type of what stands at a place of the config; None where it says nothing."""
+    found: Any = Config
     for part in location:
-        section = section.model_fields[str(part)].annotation
-    return list(section.model_fields)
+        if isinstance(part, int):
+            # An entry of a list, as of score.rules.
+            found = next(iter(get_args(found)), None)
+        else:
+            field = getattr(found, "model_fields", {}).get(part)
+            found = field.annotation if field else None
+    return found

@@ -6,17 +6,20 @@ Each stage finds what is done already, so that the same command continues a nigh
 from typing import Any
 
 from crossrec.config import Config
-from crossrec.data.candidates import rules_of
 from crossrec.data.histories import open_prepared
+from crossrec.data.pins import list_inputs, pin_inputs
 from crossrec.data.prepare import prepare
+from crossrec.data.rulecheck import check_rules
 from crossrec.evaluate.groupcolumns import check_groups
 from crossrec.evaluate.pipeline import evaluate
 from crossrec.gate import gate
 from crossrec.increment import Increment, find_increment
 from crossrec.model.source import BackboneSource
 from crossrec.publish import publish
+from crossrec.schema import US_PER_DAY
 from crossrec.score.pipeline import score
 from crossrec.score.plan import listed_domains
+from crossrec.scored import score_and_tell
 from crossrec.storage import Store
 from crossrec.study.pipeline import study
 from crossrec.train.adapt import check_adapt
@@ -30,25 +33,29 @@ def nightly(config: Config, store: Store) -> dict[str, Any]:
     increment = find_increment(config, store)
     if increment:
         return _refresh(config, store, increment)
+    inputs = list_inputs(config)
+    check_rules(config, inputs)
+    check_groups(config, inputs)
     BackboneSource(store, config.model).check()
     check_adapt(config, store)
     check_tracking(config.train.tracking)
-    prepared = prepare(config, store)
+    summary = prepare(config, store)
     # Before hours of training.
-    listed_domains(config, open_prepared(store, prepared["prepared"]))
-    rules_of(config, store)
-    check_groups(config, store)
+    prepared = open_prepared(store, summary["prepared"])
+    listed_domains(config, prepared)
+    check_rules(config, pin_inputs(config, store).inputs, prepared.as_of_us // US_PER_DAY + 1)
     rest(config, store)
     finetuned = finetune(config, store)
     metrics = evaluate(config, store)
     passed = gate(config, store)
-    scored = score(config, store)
+    scored = score_and_tell(config, store)
     published = publish(config, store)
     if config.evaluate.has_study:
-        # Last: nobody's lists wait for it.
-        metrics = study(config, store, metrics | {"gate": passed})
+        # Last: nobody's lists wait for it. With what gate and score wrote into the metrics.
+        written = store.read_json(f"runs/{config.run_id}/metrics.json")
+        metrics = study(config, store, metrics | written)
     stages = {
-        "prepare": prepared,
+        "prepare": summary,
         "finetune": finetuned,
         "evaluate": metrics,
         "gate": passed,

@@ -6,4 +6,4 @@ python jobs/score.py CONFIG.yaml [section.key=value ...]
 from crossrec.job import run_job
 
 if __name__ == "__main__":
-    run_job(__doc__, "crossrec.score.pipeline:score")
+    run_job(__doc__, "crossrec.scored:score_and_tell")

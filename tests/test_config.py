@@ -245,3 +245,25 @@ def test_every_key_says_what_it_is() -> None:
     }
     assert len(keys) > 30
     assert [key for key, description in keys.items() if not description] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ('[{action: pin, where: [[a, "=", b]], domian: shop}]', r"did you mean domain\?"),
+        ('[{action: pin, where: [[a, "=", b]], first_day: 2026-13-01}]', "expected a YAML value"),
+        ("[{action: pin, where: [[item_id, in, b42]]}]", "needs a list"),
+        ("[{action: pin, where: [[a, ===, b]]}]", "not a valid operator"),
+    ],
+)
+def test_mistakes_in_editors_rules_are_told(tmp_path: Path, rule: str, said: str) -> None:
+    (tmp_path / "night.yaml").write_text("storage: {root: /s}\n")
+    with pytest.raises(ConfigError, match=said) as told:
+        load_config(str(tmp_path / "night.yaml"), [f"score.rules={rule}"])
+    assert "\n" not in str(told.value)
+
+
+def test_a_date_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "night.yaml").write_text("data: {as_of: 2026-13-01}\n")
+    with pytest.raises(ConfigError, match="a date or number that is none"):
+        load_config(str(tmp_path / "night.yaml"), [])

@@ -34,6 +34,7 @@ EVERY_STAGE = {
     "score",
     "evaluate",
     "gate",
+    "scored",
     "study",
     "publish",
 }
@@ -50,6 +51,7 @@ MAY_IMPORT = {
     "train": {"data", "model", "current", "published"} | ENCODE,
     "score": {"data", "model", "current", "increment", "heap"} | ENCODE,
     "evaluate": {"data", "model", "score", "published"} | ENCODE,
+    "scored": {"data", "score", "evaluate"},
     "study": {"data", "train", "score", "evaluate"},
     "current": set[str](),
     "published": {"current"},

@@ -154,15 +154,23 @@ def rows_of(table: pa.Table, index: ItemIndex) -> Array:
 
 
 def read_tables(source: Input, columns: Sequence[str], rows: int = ROWS) -> Iterator[pa.Table]:
-    """Read some columns of all files a part at a time; what a file lacks is null."""
+    """Read some columns of all files a part at a time; what a file lacks is null.
+
+    Of the type that it has in others: conditions are not held against nulls without one.
+    """
+    kinds: dict[str, pa.DataType] | None = None
     for file in source.files:
         with open_parquet(source, file) as parquet:
             there = [name for name in columns if name in parquet.schema_arrow.names]
+            if len(there) < len(columns) and kinds is None:
+                footers = read_footers(source, columns)
+                kinds = {name: kind for footer in footers for name, kind in footer.types.items()}
             for batch in parquet.iter_batches(rows, columns=there):
                 table = pa.table(batch)
                 for name in columns:
                     if name not in there:
-                        table = table.append_column(name, pa.nulls(len(table)))
+                        nothing = pa.nulls(len(table), (kinds or {}).get(name, pa.null()))
+                        table = table.append_column(name, nothing)
                 yield table.cast(pa.schema([_plain(field) for field in table.schema]))
 
 

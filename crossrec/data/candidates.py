@@ -108,16 +108,20 @@ def rules_of(config: Config, store: Store) -> FoundRules:
         InputError: one is not there, or an items' file is not what the run began with.
         ConfigError: columns of `requires` are not there, or cannot be held against each other.
     """
+    rules, inputs = config.score.candidates, pin_inputs(config, store).inputs
+    if rules.requires:
+        check_requires(rules.requires, inputs["items"], inputs["users"])
+    return FoundRules(rules, find_lists(config), inputs["items"], inputs.get("users"))
+
+
+def find_lists(config: Config) -> dict[str, Input]:
+    """Return the files of `allow` and `deny`, of those that are given."""
     rules = config.score.candidates
-    lists = {
+    return {
         name: list_input(f"{SECTION}.{name}", uri, config.storage.options)
         for name, uri in (("allow", rules.allow), ("deny", rules.deny))
         if uri is not None
     }
-    inputs = pin_inputs(config, store).inputs
-    if rules.requires:
-        check_requires(rules.requires, inputs["items"], inputs["users"])
-    return FoundRules(rules, lists, inputs["items"], inputs.get("users"))
 
 
 def write_candidates(
@@ -192,16 +196,22 @@ def read_candidates(store: Store, folder: str, domain: str) -> Candidates:
     return Candidates(table.column("allowed").to_numpy(), groups, most, requires, limited)
 
 
-def _read_list(source: Input, index: ItemIndex) -> tuple[Array, Array]:
-    """Return which items a file of `allow` or `deny` names, and which lie in domains it speaks of.
-
-    Both (I,) bool. A file without a column `domain` speaks of all.
-    """
+def check_list(source: Input) -> bool:
+    """Return whether a file of `allow` or `deny` speaks of domains; raise where it has no ids."""
     footers = read_footers(source, [ITEM_ID, DOMAIN])
     check_column(source, footers, ITEM_ID, "string")
     with_domain = any(DOMAIN in footer.types for footer in footers)
     if with_domain:
         check_column(source, footers, DOMAIN, "string")
+    return with_domain
+
+
+def _read_list(source: Input, index: ItemIndex) -> tuple[Array, Array]:
+    """Return which items a file of `allow` or `deny` names, and which lie in domains it speaks of.
+
+    Both (I,) bool. A file without a column `domain` speaks of all.
+    """
+    with_domain = check_list(source)
     size = int(index.starts[-1])
     named, limited, unknown = np.zeros(size, bool), np.full(size, not with_domain), 0
     for table in read_tables(source, [ITEM_ID, DOMAIN] if with_domain else [ITEM_ID]):
@@ -250,7 +260,7 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
         # Of equal keys the first row counts, as in the catalogue.
         places = first_places(rows, known)
         table, rows = table.take(pa.array(places)), rows[places]
-        fits = _is_available(table, rules.available_until, source, day)
+        fits = is_available(table, rules.available_until, source, day)
         for name, condition in filters.items():
             in_domain = pc.equal(table.column(DOMAIN), name).to_numpy()
             concerned = np.full(len(rows), True) if name == EVERY_DOMAIN else in_domain
@@ -265,7 +275,7 @@ def _read_items(source: Input, rules: CandidateRules, index: ItemIndex, day: int
     return Candidates(allowed, groups, rules.max_per, requires)
 
 
-def _is_available(table: pa.Table, column: str, source: Input, day: int) -> Array:
+def is_available(table: pa.Table, column: str, source: Input, day: int) -> Array:
     """Return which items can still be had, (N,) bool; where nothing is said, they can."""
     if column not in table.column_names:
         return np.ones(len(table), bool)

@@ -45,7 +45,7 @@ def pin_inputs(config: Config, store: Store) -> Pins:
         ConfigError: the run was pinned with other settings.
         InputError: a pinned file is gone or not what it was, or there is no file at all.
     """
-    found = _list_inputs(config)
+    found = list_inputs(config)
     path = _path(config.run_id)
     try:
         pinned = store.read_json(path)
@@ -78,7 +78,13 @@ def unpin_inputs(store: Store, run_id: str) -> None:
     store.delete(_path(run_id))
 
 
-def _list_inputs(config: Config) -> dict[str, Input]:
+def list_inputs(config: Config) -> dict[str, Input]:
+    """Return the tables that the config names, as they are now, by name.
+
+    Raises:
+        ConfigError: events or items are not given.
+        InputError: there is no file at a path.
+    """
     paths = {name: getattr(config.data, name) for name in TABLES}
     for name in ("events", "items"):
         if paths[name] is None:

@@ -1,7 +1,7 @@
 """Which columns `evaluate.groups` asks for, read for those who are judged.
 
 metrics["groups"] = judge_asked_groups(config, store, ranked, lists, items, k=10)
-check_groups(config, store)      # before a night trains: whether the columns are there
+check_groups(config, list_inputs(config))      # before a night: are the columns there?
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import pyarrow as pa
 from crossrec.config import Config
 from crossrec.data.attributes import Values, check_names, item_values, user_values
 from crossrec.data.events import index_items
+from crossrec.data.inputs import Input
 from crossrec.data.pins import pin_inputs
 from crossrec.evaluate.groups import Judged, Shown, judge_groups
 from crossrec.evaluate.truth import KnownItems
@@ -23,13 +24,12 @@ from crossrec.storage import Store
 SECTION = "evaluate.groups"
 
 
-def check_groups(config: Config, store: Store) -> None:
-    """Raise ConfigError where a column that is asked for is not there; the run has its pins."""
+def check_groups(config: Config, inputs: Mapping[str, Input]) -> None:
+    """Raise ConfigError where a column that is asked for is not there."""
     asked = config.evaluate.groups
     for table, columns in (("items", asked.items), ("users", asked.users)):
         if columns:
-            source = pin_inputs(config, store).inputs[table]
-            check_names(source, columns, f"{SECTION}.{table}")
+            check_names(inputs[table], columns, f"{SECTION}.{table}")
 
 
 def judge_asked_groups(

@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 from crossrec.evaluate.browse import browse
+from crossrec.evaluate.doubtful import doubtful_section
 from crossrec.evaluate.gated import decision, gate_section
 from crossrec.evaluate.grouped import groups_section
 from crossrec.evaluate.inputs import data_section, rejected
@@ -154,6 +155,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Metrics], Markup | None]], ...] = (
     ("shown", "What lists show", shown_section),
     ("why", "Why items are shown", why_section),
     ("steering", "What steering costs", steering_section),
+    ("texts", "Texts held back", doubtful_section),
     ("data", "Data", _data),
 )
 """The parts of the page in order: anchor, title, and what writes it or returns None."""

@@ -2,6 +2,12 @@
 
     counts = write_findings(job, "runs/2014-06-08/candidates")      # {"copied text": 3}
 
+Beside the findings lies what the report shows of them (`describe`):
+
+    {"trial": 50, "domain": {"shop": {"items": 403, "new": 83, "held_back": 3, "reasons":
+        {"copied text": 1, ...}}}, "examples": [{"domain": "shop", "item_id": "i7", "text": "thing",
+        "reason": "copied text", "share": None}, ...]}
+
 What can be seen in a text alone, `crossrec.data.texts` finds. A text stuffed with what everybody
 looks for is seen in the users whom it attracts: of a sample, those for whom it is among the first
 PLACES of the domain by the text's part of the score. The texts of items with events say how many
@@ -10,6 +16,8 @@ that may be.
 Tensor suffixes: B users, I items of the domain, K places.
 """
 
+import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +29,15 @@ import torch
 from crossrec.data.histories import read_catalogue
 from crossrec.data.replay import Histories, slice_users
 from crossrec.data.tasks import plain_errors
-from crossrec.data.texts import ATTRACTS, FINDINGS, count_faults, faults_of, too_attractive
+from crossrec.data.texts import (
+    ATTRACTS,
+    FINDINGS,
+    TOLD,
+    TRIAL,
+    count_faults,
+    faults_of,
+    too_attractive,
+)
 from crossrec.nodes import largest_node_cpus, torch_threads
 from crossrec.runlog import log
 from crossrec.schema import DOMAIN, ITEM_ID
@@ -40,6 +56,9 @@ SCHEMA = pa.schema(
     ]
 )
 """One row an item and reason; row: within its domain; share: of users whom the text attracts."""
+
+EXAMPLES, EXAMPLE_LENGTH = 3, 100
+"""Of a domain and reason, and characters of their texts, in the report."""
 
 
 def write_findings(job: ScoreJob, folder: str) -> dict[str, int]:
@@ -60,12 +79,40 @@ def write_findings(job: ScoreJob, folder: str) -> dict[str, int]:
 def _write_findings(job: ScoreJob, path: str, threads: int) -> None:
     with torch_threads(threads):
         scorer, users = replace(job, steered={}).open_scorer(), sample_users(job)
-        found = []
+        found: list[dict[str, Any]] = []
+        told: dict[str, Any] = {"trial": TRIAL, "domain": {}, "examples": []}
         for domain in job.prepared.domains:
             table = read_catalogue(job.store, job.prepared, domain.name, [ITEM_ID, "text"])
             columns = table.combine_chunks()
-            found += find_texts(scorer, users, job.day, domain.name, columns)
+            own = find_texts(scorer, users, job.day, domain.name, columns)
+            counts, examples = describe(own, columns.column("text"))
+            sizes = {"items": len(columns), "new": len(scorer.new[domain.name])}
+            told["domain"][domain.name] = sizes | counts
+            told["examples"] += examples
+            found += own
+    job.store.write_json(f"{posixpath.dirname(path)}/{TOLD}", told)
     job.store.write_parquet(path, pa.Table.from_pylist(found, SCHEMA))
+
+
+def describe(
+    found: Sequence[Mapping[str, Any]], texts: pa.ChunkedArray
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return how many items of a domain are held back, by reason, and a few of each.
+
+    Args:
+        found: what `find_texts` returned.
+        texts: of the domain's items.
+    """
+    reasons = count_faults(row["reason"] for row in found)
+    counts = {"held_back": len({row["row"] for row in found}), "reasons": reasons}
+    examples = []
+    for reason in reasons:
+        own = [row for row in found if row["reason"] == reason]
+        own.sort(key=lambda row: -(row["share"] or 0))
+        for row in own[:EXAMPLES]:
+            said = {name: row[name] for name in (DOMAIN, ITEM_ID, "reason", "share")}
+            examples.append(said | {"text": str(texts[row["row"]])[:EXAMPLE_LENGTH]})
+    return counts, examples
 
 
 def find_texts(

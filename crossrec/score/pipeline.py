@@ -23,8 +23,10 @@ import pyarrow as pa
 from crossrec.config import Config
 from crossrec.data.candidates import FoundRules, rules_of, write_candidates
 from crossrec.data.histories import Prepared, open_prepared, read_item_ids
+from crossrec.data.pins import pin_inputs
 from crossrec.data.replay import Histories
 from crossrec.data.requires import kind_of
+from crossrec.data.rulecheck import check_rules
 from crossrec.data.traitfiles import write_traits
 from crossrec.heap import give_back
 from crossrec.increment import find_increment
@@ -61,6 +63,10 @@ def score(config: Config, store: Store) -> dict[str, Any]:
         increment = find_increment(config, store)
         model = find_model(config, store, increment)
         rules = rules_of(config, store)
+        if not increment:
+            check_rules(
+                config, pin_inputs(config, store).inputs, prepared.as_of_us // US_PER_DAY + 1
+            )
         plan = write_plan(config, store, prepared, model, rules, increment)
         earlier, steering = None, Steering.of(config.score)
         traits = _find_traits(store, prepared, rules, f"{run}/traits")

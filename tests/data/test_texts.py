@@ -63,6 +63,12 @@ def test_what_is_usual_in_the_domain_is_no_fault(usual: list[str], new: str) -> 
     assert found([*NEW, last], [*HONEST, *old]) == {}
 
 
+def test_texts_that_a_few_in_a_hundred_lack_are_missing_on_purpose() -> None:
+    hundred = [text + end for text in HONEST for end in (", blue", ", red")][:100]
+    assert found([*NEW, ""], [*hundred, ""]) == {EMPTY: [""]}
+    assert found([*NEW, ""], [*hundred, "", "", ""]) == {}
+
+
 def test_a_text_is_too_attractive_beside_those_of_items_with_events() -> None:
     shares, is_new = np.full(300, 0.05), np.arange(300) >= 250
     shares[3], shares[260], shares[270] = 0.2, ATTRACTIVE_TIMES * 0.2, 0.6

@@ -10,6 +10,7 @@ import pytest
 
 from crossrec.config import Config
 from crossrec.data.attributes import Values
+from crossrec.data.pins import list_inputs
 from crossrec.errors import ConfigError
 from crossrec.evaluate.groupcolumns import check_groups, judge_asked_groups
 from crossrec.evaluate.groups import MIN_LISTS, NONE, OTHER, Judged, Shown, judge_groups, rarefy
@@ -184,11 +185,10 @@ def test_columns_are_read_for_those_who_are_judged(config: Config) -> None:
 
 
 def test_a_column_that_is_not_there_is_found_before_the_night_trains(config: Config) -> None:
-    store = Store(config.storage.root)
-    check_groups(config, store)
+    check_groups(config, list_inputs(config))
     settings = config.model_dump() | {"evaluate": {"groups": {"users": ["region"]}}}
     other = Config.model_validate(settings)
     with pytest.raises(ConfigError, match=r"evaluate\.groups\.users: .* found region"):
-        check_groups(other, store)
+        check_groups(other, list_inputs(other))
     with pytest.raises(ValueError, match=r"evaluate\.groups\.users needs data\.users"):
         Config.model_validate(settings | {"data": {}})
