@@ -33,8 +33,12 @@ def related_lists(*, says: bool, new: bool | None) -> Shortlists:
     return replace(lists, parts_BSP=parts, items_BSG=states, is_next_BS=is_next)
 
 
-def weights_of(lists: Shortlists) -> list[float]:
+def weights_of(lists: Shortlists, scale: float = 1.0) -> list[float]:
+    """What relations earn beside other parts that are scaled."""
     fusion = Fusion(2, with_relations=True)
+    with torch.no_grad():
+        fusion.weights.mul_(scale)
+        fusion.popularity.mul_(scale)
     before = {name: part.clone() for name, part in fusion.state_dict().items()}
     weigh_relations(fusion, lists, seed=17)
     for name, part in fusion.state_dict().items():
@@ -48,6 +52,12 @@ def test_relations_earn_a_weight_where_they_tell_what_comes_next(new: bool) -> N
     weights = weights_of(related_lists(says=True, new=new))
     assert weights[new] > 0.1
     assert weights[new] > weights[not new]
+
+
+def test_relations_count_beside_other_parts_of_any_size() -> None:
+    lists = related_lists(says=True, new=True)
+    expected = [50 * weight for weight in weights_of(lists)]
+    assert weights_of(lists, scale=50) == pytest.approx(expected, rel=0.01)
 
 
 def test_relations_that_say_nothing_earn_next_to_nothing() -> None:
