@@ -106,8 +106,8 @@ class EditorRule(Section):
     domain: str = EVERY_DOMAIN
     """Whose items are meant; "*": those of every domain."""
     by: Annotated[float, Field(ge=-10, le=10)] = 0.1
-    """What a boost adds to scores, which differ by some tenths between the first and the last of a
-    list; below 0 it lowers them."""
+    """What a boost adds to scores, which lie tenths apart in a list, or units, as the data are;
+    below 0 it lowers."""
     first_day: dt.date | None = None
     """The rule is in force from this day on; default: always."""
     last_day: dt.date | None = None
