@@ -61,10 +61,9 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
         found: dict[str, Any] = {}
         variants = plan_variants(config, prepared.domains) if config.evaluate.study else []
         if variants:
-            judged = []
+            own, judged = Start(finetuned["selected"], finetuned["days"]["valid"]), []
             for number, variant in enumerate(variants, 1):
                 log.info("study: %s of %s, %s", number, len(variants), variant.name)
-                own = Start(finetuned["selected"], finetuned["days"]["valid"])
                 start = own if variant.goes_on else None
                 judged.append((variant, _judge(variant, store, holdout, truth, start)))
             trained = finetuned["training"]["curve"][0].get("trained")
