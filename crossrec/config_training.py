@@ -188,7 +188,8 @@ class TrainConfig(Section):
     """Where the curves go beside TensorBoard's files: Weights & Biases, or MLflow; set up by their
     own variables (WANDB_MODE, WANDB_DIR, MLFLOW_TRACKING_URI, ...)."""
     max_valid_pairs: Annotated[int, Field(ge=10, le=1_000_000)] = 700
-    """Users of a domain whom validation looks at on each of its days, sampled by hash."""
+    """Users of a domain at most whom validation looks at on each of its days, a random sample; of a
+    domain that few users know, those among the users of the first 20 million events."""
 
     @model_validator(mode="after")
     def _scores_have_one_meaning(self) -> "TrainConfig":

@@ -3,8 +3,8 @@
     valid = load_valid(store, prepared, start_day, stop_day, max_pairs)
     measures = judge_epoch(recommender, items, valid, activity, prepared)
 
-Tensor suffixes: U users of a moment, P pairs of user and domain, D domains, I items, C items of a
-domain, K list length, W model width.
+Tensor suffixes: U users of a moment or bucket, T moments, N events, P pairs of user and domain, D
+domains, I items, C items of a domain, K list length, M measures, W model width.
 """
 
 from collections.abc import Sequence
@@ -46,6 +46,9 @@ PRIOR_HALF_LIFE_DAYS = 12.0
 MOMENTS = 3
 """Days of the slice from which its rest is predicted, evenly spaced."""
 
+MOST_EVENTS = 20_000_000
+"""That are read for a slice: a domain that few users know must not have all histories read."""
+
 
 @dataclass(frozen=True)
 class Valid:
@@ -68,34 +71,54 @@ def load_valid(
     """Return the slice as seen from MOMENTS days of it.
 
     Buckets, which are random samples of users, are read until every domain has `max_pairs` users at
-    every moment, or all are read.
+    every moment, or all are read, or MOST_EVENTS. Of a domain at a moment no more users are kept.
     """
     moments = sorted({start + (stop - start) * index // MOMENTS for index in range(MOMENTS)})
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
     parts: list[list[Valid]] = [[] for _ in moments]
-    pairs = np.zeros((len(moments), len(bounds)), np.int64)
+    room_TD = np.full((len(moments), len(bounds)), max_pairs)
+    rng = np.random.default_rng(start)
+    events = 0
     for bucket in range(prepared.buckets):
         histories = flatten(read_histories(store, prepared, bucket))
-        for index, moment in enumerate(moments):
-            part = _valid_users(histories, moment, stop)
-            parts[index].append(part)
-            domains = domain_of_rows(part.rows, bounds)
-            keys = np.unique(part.users * len(bounds) + domains)
-            pairs[index] += np.bincount(keys % len(bounds), minlength=len(bounds))
-        if (pairs >= max_pairs).all():
+        # Within a bucket users lie in the order of their ids, which may be that of their age.
+        turn_U = rng.permutation(len(histories.lengths))
+        for moment, found, room_D in zip(moments, parts, room_TD, strict=True):
+            found.append(_valid_users(histories, (moment, stop), bounds, turn_U, room_D))
+        events += len(histories.rows)
+        if not room_TD.any() or events >= MOST_EVENTS:
             break
     return [_concatenate(found) for found in parts]
 
 
-def _valid_users(histories: Histories, start: int, stop: int) -> Valid:
-    users, rows = new_events(histories, start, stop)
-    rated = rated_events(histories, start, stop)
+def _valid_users(
+    histories: Histories,
+    days: tuple[int, int],
+    bounds: Sequence[tuple[int, int]],
+    turn_U: np.ndarray,
+    room_D: np.ndarray,
+) -> Valid:
+    """Return those who did something in days start..stop-1: of each domain the first by their turn.
+
+    No more of a domain than it has room for, which is taken from `room_D`.
+    """
+    users, rows = new_events(histories, *days)
+    raters, rated_rows, ratings = rated_events(histories, *days)
+    keys_N, rated_keys_N = (
+        turn_U[who] * len(bounds) + domain_of_rows(what, bounds)
+        for who, what in ((users, rows), (raters, rated_rows))
+    )
+    every = np.union1d(keys_N, rated_keys_N)
+    chosen = [every[every % len(bounds) == n][:room] for n, room in enumerate(room_D)]
+    room_D -= [len(found) for found in chosen]
+    is_new, is_rated = (np.isin(keys, np.concatenate(chosen)) for keys in (keys_N, rated_keys_N))
+    users, rows = users[is_new], rows[is_new]
+    raters, rated_rows, ratings = raters[is_rated], rated_rows[is_rated], ratings[is_rated]
     is_active = np.zeros(len(histories.lengths), bool)
-    is_active[users] = True
-    is_active[rated[0]] = True
+    is_active[users] = is_active[raters] = True
     place = np.cumsum(is_active) - 1
-    known = select_users(before(histories, start), is_active)
-    return Valid(known, place[users], rows, start, (place[rated[0]], *rated[1:]))
+    known = select_users(before(histories, days[0]), is_active)
+    return Valid(known, place[users], rows, days[0], (place[raters], rated_rows, ratings))
 
 
 def _concatenate(parts: Sequence[Valid]) -> Valid:

@@ -2,6 +2,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from crossrec.config import ModelConfig
+from crossrec.data import histories
 from crossrec.data.histories import DomainRange, Prepared, histories_path
 from crossrec.data.itemstate import POPULARITY_FLOOR
 from crossrec.data.replay import Activity
@@ -88,7 +90,7 @@ def test_load_valid_stops_reading_when_every_domain_has_its_pairs(tmp_path: Path
         len(load_valid(store, prepared, 10, 16, wanted)[0].histories.lengths)
         for wanted in (1, 2, 3, 5, 100)
     ]
-    assert read == [2, 2, 4, 6, 6]
+    assert read == [1, 2, 3, 5, 6]
 
 
 def test_load_valid_reads_on_while_one_domain_has_too_few_pairs(tmp_path: Path) -> None:
@@ -96,6 +98,54 @@ def test_load_valid_reads_on_while_one_domain_has_too_few_pairs(tmp_path: Path) 
     both = {"v": [(1, 1), (2, 15), (22, 15)]}
     moments = load_valid(*write_buckets(tmp_path, [shop, both, both]), 10, 16, 1)
     assert moments[0].histories.user_ids.to_pylist() == ["u", "v"]
+
+
+def test_load_valid_keeps_no_more_of_a_domain_while_it_reads_on_for_another(tmp_path: Path) -> None:
+    shop = {name: [(1, 1), (2, 15), (3, 15)] for name in ("u", "v", "w")}
+    both = {name: [(1, 1), (2, 15), (22, 15)] for name in ("x", "y", "z")}
+    moments = load_valid(*write_buckets(tmp_path, [shop, shop, both, both]), 10, 16, 2)
+    for valid in moments:
+        in_shop = valid.rows < DOMAINS[0].stop
+        assert len(set(valid.users[in_shop].tolist())) == 2
+        assert len(set(valid.users[~in_shop].tolist())) == 2
+        # Two of the shop, whose every new item counts, and two of the videos.
+        assert len(valid.histories.lengths) == 2 + 2
+        assert len(valid.rows) == 2 * 2 + 2
+
+
+def test_load_valid_looks_at_the_same_users_in_every_domain(tmp_path: Path) -> None:
+    both = {name: [(1, 1), (2, 15), (22, 15)] for name in "abcdefgh"}
+    moments = load_valid(*write_buckets(tmp_path, [both]), 10, 16, 3)
+    assert [len(valid.histories.lengths) for valid in moments] == [3, 3, 3]
+
+
+def test_load_valid_has_no_more_raters_than_its_cap(tmp_path: Path) -> None:
+    users = {name: [(1, 1), (1, 15)] for name in ("u", "v", "w")}
+    store, prepared = write_buckets(tmp_path, [users])
+    table = store.read_parquet(histories_path(prepared.folder, 0))
+    ratings = pa.array([[3.0, 4.0]] * 3, pa.list_(pa.float32()))
+    rated = table.append_column("ratings", ratings)
+    store.write_parquet(histories_path(prepared.folder, 0), rated)
+    with_ratings = replace(prepared, values=("rating",))
+    for valid in load_valid(store, with_ratings, 10, 16, 2):
+        assert len(valid.rated[0]) == len(valid.histories.lengths) == 2
+
+
+def test_load_valid_stops_reading_for_a_domain_that_hardly_anyone_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = {"u": [(1, 1), (2, 15), (3, 15)]}
+    store, prepared = write_buckets(tmp_path, [shop] * 5)
+    read: list[int] = []
+
+    def read_histories(*args: Any) -> pa.Table:
+        read.append(args[-1])
+        return histories.read_histories(*args)
+
+    monkeypatch.setattr(validate, "read_histories", read_histories)
+    monkeypatch.setattr(validate, "MOST_EVENTS", 2 * 3)
+    load_valid(store, prepared, 10, 16, 1)
+    assert read == [0, 1]
 
 
 def test_load_valid_of_nobody_active_is_judged_as_zero(tmp_path: Path) -> None:
