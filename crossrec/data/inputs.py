@@ -1,8 +1,9 @@
 """The Parquet files of an input table: found, checked by their footers, cut into chunks, read.
 
 In: a file or a folder (local or any fsspec URI). Out: tables of a bounded number of rows, in which
-ids and texts are large_string, timestamps are int64 microseconds UTC, numbers are float32, and
-`origin` numbers the rows through all files of the table, in the order of their paths.
+timestamps are int64 microseconds UTC, ratings and weights of events are float32, all else is
+large_string, also numbers of items, and `origin` numbers the rows through all files of the table,
+in the order of their paths.
 
     events = list_input("events", "s3://bucket/events", options)
     footers = read_footers(events, EVENT_COLUMNS)
@@ -27,7 +28,7 @@ from crossrec.data.hashing import Array
 from crossrec.data.kinds import is_number, is_text
 from crossrec.errors import InputError, explain
 from crossrec.runlog import log
-from crossrec.schema import TIMESTAMP
+from crossrec.schema import EVENT_VALUES, TIMESTAMP
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject, explained
 
@@ -251,7 +252,7 @@ def read_chunk(
             names = [name for name in columns if name in parquet.schema_arrow.names]
             groups = list(range(segment.start, segment.stop))
             for batch in parquet.iter_batches(rows, row_groups=groups, columns=names):
-                parts.append(_normalise(pa.table(batch), origin, file))
+                parts.append(_normalise(source, file, pa.table(batch), origin))
                 origin += len(batch)
                 if sum(map(len, parts)) >= rows:
                     yield _concatenate(parts)
@@ -264,14 +265,14 @@ def _concatenate(parts: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(parts, promote_options="default").combine_chunks()
 
 
-def _normalise(table: pa.Table, origin: int, file: InputFile) -> pa.Table:
+def _normalise(source: Input, file: InputFile, table: pa.Table, origin: int) -> pa.Table:
     arrays = {ORIGIN: pa.array(np.arange(origin, origin + len(table)))}
     for name in table.column_names:
         column = table.column(name)
         if name == TIMESTAMP:
             arrays[name] = _microseconds(column)
             continue
-        if is_number(column.type):
+        if name in EVENT_VALUES and source.table != "items":
             arrays[name] = column.cast(pa.float32(), safe=False)
             continue
         if pa.types.is_dictionary(column.type):

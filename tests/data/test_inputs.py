@@ -198,6 +198,25 @@ def test_read_chunk_takes_any_column_of_strings(tmp_path: Path, kind: pa.DataTyp
     assert table.column_names == ["origin", "user_id"]
 
 
+def test_read_chunk_reads_numbers_of_items_as_text(tmp_path: Path) -> None:
+    numbers = pa.table({"brand": [16_777_217, None], "size": [0.5, 2.0], "weight": [3, 4]})
+    write(tmp_path / "a.parquet", numbers)
+    write(tmp_path / "b.parquet", pa.table({"brand": ["acme"], "size": ["large"]}))
+    source = list_input("items", str(tmp_path), {})
+    (table,) = read_all(source, ["brand", "size", "weight"])
+    # The first is above 2**24, where float32 loses digits.
+    assert table.column("brand").to_pylist() == ["16777217", None, "acme"]
+    assert table.column("size").to_pylist() == ["0.5", "2", "large"]
+    assert table.column("weight").to_pylist() == ["3", "4", None]
+
+
+@pytest.mark.parametrize("table", ["events", "relations"])
+def test_read_chunk_reads_weights_as_float32(tmp_path: Path, table: str) -> None:
+    write(tmp_path / "a.parquet", pa.table({"weight": [3, 4]}))
+    (found,) = read_all(list_input(table, str(tmp_path), {}), ["weight"])
+    assert found.column("weight") == pa.chunked_array([[3.0, 4.0]], pa.float32())
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "microseconds"),
     [
