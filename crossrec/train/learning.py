@@ -37,10 +37,12 @@ class LearningTexts(nn.Module):
     def forward(self, rows_U: Tensor) -> Tensor:
         """Return the vectors (U, T) of catalogue rows; zero where there is no text."""
         texts = [self.texts[row] for row in rows_U.tolist()]
-        tokens = {
-            name: part.to(rows_U.device) for name, part in self.backbone.tokenize(texts).items()
-        }
         has_text_U1 = torch.tensor([[bool(text)] for text in texts], device=rows_U.device)
+        # Decoders make no token of an empty text, and cannot read a part without any.
+        read = [text or str(self.backbone.tokenizer.pad_token) for text in texts]
+        tokens = {
+            name: part.to(rows_U.device) for name, part in self.backbone.tokenize(read).items()
+        }
         return torch.where(has_text_U1, self._encode(tokens), 0.0)
 
     def _encode(self, tokens: dict[str, Tensor]) -> Tensor:

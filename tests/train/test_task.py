@@ -1,12 +1,13 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tokenizers.processors import Sequence
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import DomainRange, Prepared, activity_path, catalogue_path
@@ -23,6 +24,7 @@ from crossrec.storage import Store
 from crossrec.train.continued import Start
 from crossrec.train.learning import TEXTS_A_PART, LearningTexts
 from crossrec.train.task import Task, TrainJob, build_task, idle_batch
+from tests.model.test_pooling import make_gpt2, saved
 from tests.pictures import make_vit, picture, store_pictures
 
 TEXTS = {"shop": ["tea", "", "green tea"], "video": ["space", "deep space"]}
@@ -179,6 +181,23 @@ def test_learning_texts_of_no_text_at_all_have_finite_gradients(tiny_backbone: s
     learning(torch.tensor([0, 1])).sum().backward()
     gradients = [part.grad for part in learning.parameters() if part.grad is not None]
     assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_a_decoder_learns_beside_texts_that_are_empty(
+    tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizers of GPT-2 and Qwen make no token at all of an empty text."""
+    monkeypatch.setitem(TEXTS_A_PART, "cpu", 2)
+    backbone = load_backbone(saved(tmp_path / "b", tiny_backbone, make_gpt2()), 16)
+    tokenizer: Any = backbone.tokenizer
+    tokenizer.backend_tokenizer.post_processor = Sequence([])
+    assert not backbone.tokenize([""])["attention_mask"].any()
+    learning = LearningTexts(backbone, ["", "", "jam", ""])
+    found = learning(torch.tensor([0, 1, 2, 3]))
+    assert found.any(dim=1).tolist() == [False, False, True, False]
+    found.sum().backward()
+    gradients = [part.grad for part in learning.parameters() if part.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
