@@ -29,6 +29,14 @@ class Phase:
     folder: str
     notes: dict[str, Any]
 
+    @property
+    def histories(self) -> str:
+        """Name of the dataset that it trains on: one for all phases that see the same input."""
+        view = self.job.prepared.view
+        if view is None:
+            return "histories"
+        return f"histories-{view.start}-{view.stop}-{view.without_newest}"
+
 
 def describe_scores(train: TrainConfig, horizon_days: int) -> dict[str, str | int]:
     """Return what published scores mean, for who reads them.

@@ -4,7 +4,7 @@ The text, the neighbours and the state of items need no training, so every past 
 much they count. The learned sequence can only be judged at moments that it has not seen: those of
 the validation slice.
 
-    fuse(plan, store, prepared)     # writes fusion.safetensors beside both models
+    fuse(plan, store, (known, prepared), train, seed)   # fusion.safetensors beside both models
 
 Time is kept apart as everywhere: what the hold-out judges has learned from moments that end before
 the hold-out begins; what the night uses has learned from the newest as well.
@@ -94,9 +94,19 @@ def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
 
 @repeatable()
 def fuse(
-    plan: FusePlan, store: Store, prepared: Prepared, train: TrainConfig, seed: int
+    plan: FusePlan, store: Store, inputs: tuple[Prepared, Prepared], train: TrainConfig, seed: int
 ) -> dict[str, Any]:
-    """Learn the fusions on an initialised Ray, write them, and say from how much they learned."""
+    """Learn the fusions on an initialised Ray, write them, and say from how much they learned.
+
+    Args:
+        plan: days and models.
+        store: of the run.
+        inputs: what the selected model may know, and what the refitted one; the same but under
+            leave-one-out.
+        train: of the run.
+        seed: of the run.
+    """
+    prepared, whole_input = inputs
     settings = load_model(store, plan.selected).settings
     vectors = encode_catalogue(store, prepared, BackboneSource(store, settings, plan.selected))
     pairs = max(FEWEST_PAIRS, PAIRS_A_MOMENT // len(prepared.domains))
@@ -121,6 +131,8 @@ def fuse(
     save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
     if plan.refitted is None:
         return facts
+    if whole_input != prepared:
+        found = _gather_all(replace(job, prepared=whole_input), plan, with_sequence=False)
     latest = [lists for moment, lists in found if not moment.with_sequence]
     latest = latest[: plan.moments]
     night_base = _learn(step0, latest, rate, seed)
@@ -184,12 +196,15 @@ def _learn_link(
     return found
 
 
-def _gather_all(job: GatherJob, plan: FusePlan) -> list[tuple[Moment, Shortlists]]:
-    """Return the shortlists of all moments, in the order of `plan_moments`."""
+def _gather_all(
+    job: GatherJob, plan: FusePlan, with_sequence: bool = True
+) -> list[tuple[Moment, Shortlists]]:
+    """Return the shortlists of all moments, or those without, in the order of `plan_moments`."""
     activity = load_activity(job.store, job.prepared)
     if not len(activity.days):
         return []
     moments = plan_moments(plan, int(np.quantile(activity.days, 0.01)))
+    moments = [moment for moment in moments if with_sequence or not moment.with_sequence]
     jobs = {False: ray.put(job), True: ray.put(replace(job, pairs=job.pairs * SEQUENCE_SHARE))}
     shared = (
         ray.put(sample_histories(job.store, job.prepared)),

@@ -167,7 +167,8 @@ def train_models(
     horizon = config.evaluate.holdout_days
     models = folders.selected, folders.refitted
     fuse_plan = FusePlan(valid, holdout, night, horizon, *models, config.train.moments)
-    fusion = fuse(fuse_plan, store, plan.phases[0].job.prepared, config.train, config.seed)
+    inputs = plan.phases[0].job.prepared, plan.phases[-1].job.prepared
+    fusion = fuse(fuse_plan, store, inputs, config.train, config.seed)
     return {
         "model": folders.refitted,
         "selected": folders.selected,
@@ -254,8 +255,10 @@ def run_phases(plan: Plan, run: Run) -> list[Progress]:
     Raises:
         CrossrecError: training failed.
     """
-    job = plan.phases[0].job
-    datasets = {"histories": stream_histories(job.store, job.prepared, run.workers)}
+    datasets = {
+        phase.histories: stream_histories(phase.job.store, phase.job.prepared, run.workers)
+        for phase in plan.phases
+    }
     config = {"phases": plan.phases, "tracked": run.folder}
     return run_workers(run, train_loop, config, datasets).phases
 

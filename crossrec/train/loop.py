@@ -8,6 +8,7 @@ killed worker, driver or node costs at most the epoch in progress and the one be
         train_loop,
         # Where its checkpoints lie, and the folder of its figures.
         train_loop_config={"phases": ..., "folder": ..., "tracked": ...},
+        # By their names in phases.
         datasets={"histories": ...},
     ).fit()
 """
@@ -62,12 +63,13 @@ def train_loop(config: dict[str, Any]) -> None:
     """Train the phases that the newest checkpoint has not behind it; rank 0 validates, exports."""
     phases: Sequence[Phase] = config["phases"]
     context = ray.train.get_context()
-    shard = ray.train.get_dataset_shard("histories")
-    worker = Worker(context.get_world_rank(), context.get_world_size(), shard, config["tracked"])
+    place = context.get_world_rank(), context.get_world_size()
     saved = read_checkpoint(phases[0].job.store, config["folder"])
     # A phase's model is in the store before the first checkpoint of the next.
     earlier = saved.phases[:-1] if saved is not None else []
     for phase in phases[len(earlier) :]:
+        shard = ray.train.get_dataset_shard(phase.histories)
+        worker = Worker(*place, shard, config["tracked"])
         earlier.append(_train_phase(phase, earlier, saved, worker))
         saved = None
 

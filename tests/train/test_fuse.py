@@ -103,7 +103,7 @@ def fused(
     ]
     monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
     monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: lists)
-    fuse(LONG, store, PREPARED, TrainConfig(learning_rate=rate), seed=17)
+    fuse(LONG, store, (PREPARED, PREPARED), TrainConfig(learning_rate=rate), seed=17)
     return {folder: load_fusions(store, folder) for folder in (SELECTED, REFITTED)}
 
 
@@ -170,6 +170,28 @@ def test_fuse_again_gives_the_same_weights(store: Store, monkeypatch: pytest.Mon
             assert not differ(fusion, other[folder][variant])
 
 
+def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under leave-one-out: the hold-out's does without the newest events, the night's has them."""
+    asked: list[tuple[Prepared, bool]] = []
+
+    def gather(job: GatherJob, _: FusePlan, with_sequence: bool = True) -> list[Any]:
+        asked.append((job.prepared, with_sequence))
+        moment = without_sequence(MOMENTS_OF_LONG)[-1]
+        return [(moment, shortlists(len(asked), lists=20, candidates=30))]
+
+    monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
+    monkeypatch.setattr(fuse_module, "_gather_all", gather)
+    known = PREPARED.without_newest()
+    fuse(LONG, store, (known, PREPARED), TrainConfig(), seed=17)
+    assert asked == [(known, True), (PREPARED, False)]
+    one, other = (
+        load_fusions(store, folder)["without_sequence"] for folder in (SELECTED, REFITTED)
+    )
+    assert differ(one, other)
+
+
 def test_fuse_without_any_moment_keeps_step_0(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +229,7 @@ def test_fuse_fits_a_link_where_scores_are_to_be_probabilities(
     monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: [])
     monkeypatch.setattr(fuse_module, "_link", link)
     train = TrainConfig(**settings)
-    fuse(LONG, store, PREPARED, train, seed=17)
+    fuse(LONG, store, (PREPARED, PREPARED), train, seed=17)
     slopes = [load_fusions(store, folder)["model"].link_D2[0, 0] for folder in (SELECTED, REFITTED)]
     assert slopes == ([LONG.valid, LONG.holdout] if is_linked else [0, 0])
     assert (describe_scores(train, 14)["unit"] == "probability") == is_linked
