@@ -101,7 +101,8 @@ class TrainConfig(Section):
     probabilities: bool = False
     """Publish scores as the chance that the user has an event with the item in the next
     `evaluate.holdout_days` days, in the same order: a link by domain, fitted on days that the model
-    has not seen. Under bce and gbce it always is so, under mse never."""
+    has not seen; refused where the data has no day to fit it on. Under bce and gbce it is so where
+    there is one, under mse never."""
     gbce_t: Share = 0.75
     """How far gbce undoes the sampling of negatives: 0 not at all, as bce does; 1 wholly."""
     adapt: Literal["none", "mlm", "contrastive"] = "none"

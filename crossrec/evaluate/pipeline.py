@@ -139,7 +139,7 @@ def judge_scores(
     if job.store.read_json(f"{job.model}/config.json")["ratings"]:
         return {"ratings": judge_ratings(job, holdout)}
     # Without a link, as where nobody did anything new, scores are published as they are.
-    if (load_fusions(job.store, job.model)["model"].link_D2[:, 0] > 0).all():
+    if load_fusions(job.store, job.model)["model"].has_link:
         folder = f"runs/{config.run_id}/calibration"
         found = judge_calibration(job, holdout, truth, folder, config.score.num_actors)
         return {"calibration": found}

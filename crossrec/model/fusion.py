@@ -137,6 +137,11 @@ class Fusion(nn.Module):
         self.user_mean.copy_(users_BF.mean(0))
         self.user_deviation.copy_(users_BF.std(0, correction=0).clamp(min=1e-3))
 
+    @property
+    def has_link(self) -> bool:
+        """Whether scores of all domains become probabilities."""
+        return bool((self.link_D2[:, 0] > 0).all())
+
     def published(self, scores: Tensor, domain: int) -> Tensor:
         """Return what is published for scores in a domain: probabilities where there is a link.
 

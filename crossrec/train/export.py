@@ -11,6 +11,8 @@ from crossrec.model.adapters import select_trainable
 from crossrec.model.backbone import TextBackbone
 from crossrec.model.checkpoint import Model, save_model, tensors_below
 from crossrec.model.vision import VisionBackbone
+from crossrec.runlog import log
+from crossrec.storage import Store
 from crossrec.train.progress import Progress
 from crossrec.train.task import Task, TrainJob
 
@@ -38,6 +40,9 @@ class Phase:
         return f"histories-{view.start}-{view.stop}-{view.without_newest}"
 
 
+NO_UNIT = {"meaning": "higher is better, within a list", "unit": "none"}
+
+
 def describe_scores(train: TrainConfig, horizon_days: int) -> dict[str, str | int]:
     """Return what published scores mean, for who reads them.
 
@@ -49,7 +54,20 @@ def describe_scores(train: TrainConfig, horizon_days: int) -> dict[str, str | in
     if train.publishes_probabilities:
         meaning = "chance that the user has an event with the item within the horizon"
         return {"meaning": meaning, "unit": "probability", "horizon_days": horizon_days}
-    return {"meaning": "higher is better, within a list", "unit": "none"}
+    return dict(NO_UNIT)
+
+
+def withdraw_unit(store: Store, folder: str) -> None:
+    """Say in a model's config.json that its scores mean nothing but their order."""
+    path = f"{folder}/config.json"
+    said = store.read_json(path)
+    store.write_json(path, said | {"facts": said["facts"] | {"scores": NO_UNIT}})
+    log.warning(
+        "finetune: nobody known did anything new in the days that probabilities are fitted on: "
+        "scores of %s stay without a unit; give older events, or change train.valid_days and "
+        "evaluate.holdout_days",
+        store.uri(folder),
+    )
 
 
 def export_phase(phase: Phase, task: Task, weights: Mapping[str, Tensor], chosen: Progress) -> None:

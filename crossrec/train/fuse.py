@@ -30,6 +30,7 @@ from crossrec.model.fusion import SEQUENCE_SPEED, Fusion, Shortlists, join
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
 from crossrec.storage import Store
+from crossrec.train.export import withdraw_unit
 from crossrec.train.fit import earn, fit, fit_sequence, keep_share
 from crossrec.train.link import describe_links, learn_link
 from crossrec.train.moments import GatherJob, Moment
@@ -128,6 +129,8 @@ def fuse(
     if train.publishes_probabilities:
         stop = min(plan.valid + plan.horizon, plan.holdout)
         facts["links"] = _link(job, Moment(plan.valid, stop, True), whole)
+        if not whole.has_link:
+            withdraw_unit(store, plan.selected)
     save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
     if plan.refitted is None:
         return facts
@@ -145,6 +148,8 @@ def fuse(
     if train.publishes_probabilities and plan.holdout < plan.night:
         # The hold-out has been judged with the link before it; the night's learns from it too.
         facts["links"] = _link(job, Moment(plan.holdout, plan.night, True), night)
+    if train.publishes_probabilities and not night.has_link:
+        withdraw_unit(store, plan.refitted)
     save_fusions(
         store, plan.refitted, {"model": night, "without_sequence": night_base, "step0": step0}
     )

@@ -38,6 +38,7 @@ from crossrec.train.export import Phase, describe_scores
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
 from crossrec.train.progress import Progress
+from crossrec.train.span import check_span
 from crossrec.train.task import TrainJob
 from crossrec.train.tracking import check_tracking
 from crossrec.train.workers import Run, run_workers
@@ -66,6 +67,7 @@ def finetune(config: Config, store: Store) -> dict[str, Any]:
     BackboneSource(store, config.model).check()
     check_adapt(config, store)
     check_tracking(config.train.tracking)
+    check_span(config, store, prepared, time_cuts(config, prepared))
     folders = Folders(
         f"{run}/train", f"{run}/train/selected", f"models/{config.run_id}-{digest[:8]}"
     )

@@ -9,7 +9,7 @@ import torch
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import DomainRange, Prepared
-from crossrec.model.checkpoint import Model, load_fusions, save_model
+from crossrec.model.checkpoint import Model, load_fusions, load_model, save_model
 from crossrec.model.fusion import Fusion, Shortlists
 from crossrec.model.recommender import Recommender
 from crossrec.model.weights import BackboneFolder
@@ -234,3 +234,26 @@ def test_fuse_fits_a_link_where_scores_are_to_be_probabilities(
     assert slopes == ([LONG.valid, LONG.holdout] if is_linked else [0, 0])
     assert (describe_scores(train, 14)["unit"] == "probability") == is_linked
     assert all(moment.with_sequence for moment in asked)
+
+
+def test_scores_without_a_link_are_not_called_probabilities(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the data is so short that nobody is known before the days set aside."""
+    said = describe_scores(TrainConfig(probabilities=True), 14)
+    for folder in (SELECTED, REFITTED):
+        config = store.read_json(f"{folder}/config.json")
+        store.write_json(f"{folder}/config.json", config | {"facts": {"seed": 1, "scores": said}})
+
+    def link(_: GatherJob, moment: Moment, fusion: Fusion) -> dict[str, dict[str, float]]:
+        if moment.start == LONG.holdout:
+            fusion.link_D2[:, 0] = 1.0
+        return {}
+
+    monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
+    monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: [])
+    monkeypatch.setattr(fuse_module, "_link", link)
+    fuse(LONG, store, (PREPARED, PREPARED), TrainConfig(probabilities=True), seed=17)
+    facts = [load_model(store, folder).facts for folder in (SELECTED, REFITTED)]
+    assert [found["seed"] for found in facts] == [1, 1]
+    assert [found["scores"]["unit"] for found in facts] == ["none", "probability"]

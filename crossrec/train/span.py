@@ -1,0 +1,66 @@
+"""Whether the input reaches back beyond the days that choosing and judging set aside.
+
+check_span(config, store, prepared, time_cuts(config, prepared))
+"""
+
+import numpy as np
+
+from crossrec.config import Config
+from crossrec.data.daily import load_activity
+from crossrec.data.histories import Prepared
+from crossrec.errors import ConfigError, explain
+from crossrec.runlog import log
+from crossrec.storage import Store
+
+LEAST_SHARE = 0.01
+"""Of all events, before the days set aside; with less of them nothing worth a word is learned."""
+
+
+def check_span(
+    config: Config, store: Store, prepared: Prepared, cuts: tuple[int, int, int]
+) -> None:
+    """Warn where next to no event is left to train on.
+
+    Args:
+        config: of the run.
+        store: of the run.
+        prepared: the input.
+        cuts: days on which night, hold-out and validation slice begin.
+
+    Raises:
+        ConfigError: `train.probabilities` is asked for, and nothing is left to fit them on.
+    """
+    night, holdout, valid = cuts
+    activity = load_activity(store, prepared)
+    if not len(activity.days):
+        return
+    first, last = int(activity.days.min()), night - 1
+    spans = f"events of {night - first} days ({_date(first)} to {_date(last)})"
+    is_cut = holdout < night
+    if config.train.probabilities and first >= (holdout if is_cut else valid):
+        key = "evaluate.holdout_days" if is_cut else "train.valid_days"
+        days = config.evaluate.holdout_days if is_cut else config.train.valid_days
+        expected = f"events from before the last {days} days ({key}), to fit them on"
+        mend = f"make {key} shorter, give older events, or leave probabilities out"
+        raise ConfigError(explain("train.probabilities", expected, spans, mend))
+    total = int(activity.events.sum(dtype=np.int64))
+    known = int(activity.events[activity.days < valid].sum(dtype=np.int64))
+    if known >= LEAST_SHARE * total:
+        return
+    keys = f"train.valid_days={config.train.valid_days}"
+    if is_cut:
+        keys += f" and evaluate.holdout_days={config.evaluate.holdout_days}"
+    log.warning(
+        "finetune: %s set aside the last %s days, but there are only %s: %s of %s events are left "
+        "to train on, so the model is published about as it began, and lists go by text, "
+        "neighbours and popularity; make them shorter, or give older events",
+        keys,
+        night - valid,
+        spans,
+        f"{known:,}",
+        f"{total:,}",
+    )
+
+
+def _date(day: int) -> str:
+    return str(np.datetime64(day, "D"))
