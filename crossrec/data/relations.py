@@ -120,7 +120,7 @@ def write_relations(
     )
     if len(rejects):
         job.store.write_parquet(f"{job.folder}/rejects/relations.parquet", rejects)
-    job.store.write_parquet(_path(job.folder), pairs)
+    job.store.write_parquet(relations_path(job.folder), pairs)
     return count_reasons(rejects), {"pairs": len(pairs)}
 
 
@@ -210,7 +210,7 @@ def related_neighbours(store: Store, prepared: Prepared) -> list[Neighbours]:
     A weight is divided by the root of what both items have in all: an item that is related to
     everything says little. The heaviest `cooccurrence.NEIGHBOURS` of an item are kept.
     """
-    table = store.read_parquet(_path(prepared.folder))
+    table = store.read_parquet(relations_path(prepared.folder))
     rows, related = (table.column(name).to_numpy().astype(np.int64) for name in ("row", "related"))
     weights = table.column(WEIGHT).to_numpy().astype(np.float64)
     if prepared.view is not None:
@@ -231,5 +231,6 @@ def related_neighbours(store: Store, prepared: Prepared) -> list[Neighbours]:
     return found
 
 
-def _path(folder: str) -> str:
+def relations_path(folder: str) -> str:
+    """Return where the pairs are."""
     return f"{folder}/relations.parquet"

@@ -37,6 +37,7 @@ from crossrec.data.histories import (
     read_catalogue,
     read_histories,
 )
+from crossrec.data.relations import relations_path
 from crossrec.data.tasks import run_tasks
 from crossrec.data.view import view_activity
 from crossrec.schema import EVENT_VALUES, US_PER_DAY, USER_ID
@@ -79,6 +80,8 @@ class Shift:
         """Return 16 hex digits that change with the input and with what becomes of it."""
         sizes = [CHARACTERS, SHOCK_ITEMS, SHOCK_SHARE, SHOCK_DAYS, WRONG_SHARE, SCARCE_EVENTS]
         known = [self.name, self.domain.name, self.seed, self.start, self.stop]
+        if prepared.with_relations:
+            known.append("relations")
         text = json.dumps([FORMAT, prepared.digest, known, sizes], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -102,6 +105,9 @@ def _write(store: Store, prepared: Prepared, shift: Shift, folder: str) -> None:
     images = f"{prepared.folder}/images"
     for name in store.list(images) if prepared.with_images else []:
         store.write_bytes(f"{folder}/images/{name}", store.read_bytes(f"{images}/{name}"))
+    if prepared.with_relations:
+        pairs = store.read_bytes(relations_path(prepared.folder))
+        store.write_bytes(relations_path(folder), pairs)
     chosen = _choose(store, prepared, shift)
     calls = [(*shared, chosen, bucket) for bucket in range(prepared.buckets)]
     events = sum(run_tasks(_shift_bucket, calls, "shifted buckets"))
@@ -118,6 +124,8 @@ def _write(store: Store, prepared: Prepared, shift: Shift, folder: str) -> None:
         "images": {} if prepared.with_images else None,
         **{name: getattr(prepared, name) for name in ("buckets", "users", "items", "as_of_us")},
     }
+    if prepared.with_relations:
+        summary["relations"] = {}
     store.write_json(f"{folder}/{SUMMARY}", summary)
 
 

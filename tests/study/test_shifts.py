@@ -1,6 +1,9 @@
 """Shifted inputs: what goes wrong does, and all else stays as it was."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +11,12 @@ import pytest
 
 from crossrec.config import ShiftName
 from crossrec.data.grouping import to_histories
-from crossrec.data.histories import DomainRange
+from crossrec.data.histories import DomainRange, Prepared, catalogue_path, histories_path
+from crossrec.data.relations import related_neighbours, relations_path
 from crossrec.schema import CATALOGUE, US_PER_DAY
-from crossrec.study.shifts import Shift, shift_histories, shift_texts, translate
+from crossrec.storage import Store
+from crossrec.study import shifts
+from crossrec.study.shifts import Shift, shift_histories, shift_texts, translate, write_shifted
 
 USERS, EVENTS, FIRST_JUDGED, STOP = 300, 20, 90, 104
 SHOP, FILM = DomainRange("shop", 0, 60, 3_000), DomainRange("film", 60, 100, 3_000)
@@ -94,3 +100,33 @@ def test_texts_alone_change_in_a_shifted_catalogue() -> None:
     assert made_up[1] == ""
     assert translate("Green", 18) != translate("green", 17) == words[0]
     assert shift_texts(shift("wrong"), items) == items
+
+
+def test_a_shifted_input_keeps_its_relations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_tasks(function: Callable[..., Any], calls: Sequence[Any], _: str) -> list[Any]:
+        return [function(*call) for call in calls]
+
+    monkeypatch.setattr(shifts, "run_tasks", run_tasks)
+    store = Store(str(tmp_path))
+    prepared = Prepared(
+        "prepared/x", "x", (SHOP, FILM), 1, USERS, 6_000, 100, 0, None, ("rating",), False, True
+    )
+    store.write_parquet(histories_path(prepared.folder, 0), histories())
+    for domain in (SHOP, FILM):
+        items = [{"domain": domain.name, "item_id": "a", "text": "tea"}]
+        table = pa.Table.from_pylist(items, schema=CATALOGUE)
+        store.write_parquet(catalogue_path(prepared.folder, domain.name), table)
+    pairs = pa.table({"row": pa.array([3], pa.int32()), "related": [5], "weight": [1.0]})
+    store.write_parquet(relations_path(prepared.folder), pairs)
+    found = write_shifted(store, prepared, shift("wrong"), "shifted")
+    assert found.with_relations
+    (of_shop, of_film), (before, _) = (
+        related_neighbours(store, known) for known in (found, prepared)
+    )
+    assert of_shop.columns.tolist() == before.columns.tolist() == [5]
+    assert not len(of_film.columns)
+    # What was written without them is not taken for it.
+    without = replace(prepared, with_relations=False)
+    assert shift("wrong").digest(without) != found.digest
