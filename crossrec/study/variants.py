@@ -61,10 +61,11 @@ def plan_variants(config: Config, domains: Sequence[DomainRange]) -> list[Varian
         Variant(f"seed {seed}", "seed", config.model_copy(update={"seed": seed}))
         for seed in range(config.seed + 1, config.seed + 1 + OTHER_SEEDS)
     ]
+    already = config.model.leave_out
     ablations = [
-        Variant(f"without {kind}", "ablation", _with_model(config, leave_out=(kind,)))
+        Variant(f"without {kind}", "ablation", _with_model(config, leave_out=(*already, kind)))
         for kind in LEFT_OUT
-        if kind not in config.model.leave_out
+        if kind not in already
     ]
     alone = [Variant(f"{domain.name} alone", "domain", config, domain) for domain in domains]
     if len(domains) == 1:

@@ -47,6 +47,12 @@ def test_a_frozen_backbone_is_compared_with_each_way_to_learn_that_is_asked_for(
     assert all(model.backbone_learns for model in found)
 
 
+def test_an_ablation_goes_without_what_the_run_goes_without_too() -> None:
+    found = plan_variants(config(leave_out=("ids",)), [SHOP])
+    left_out = {v.name: v.config.model.leave_out for v in found if v.kind == "ablation"}
+    assert left_out == {"without text": ("ids", "text"), "without time": ("ids", "time")}
+
+
 def test_variants_have_plain_folders_of_their_own() -> None:
     folders = [variant.folder for variant in plan_variants(config(), [SHOP, ODD])]
     assert len(set(folders)) == len(folders)
