@@ -96,8 +96,10 @@ def _backbone_learns(config: Config) -> bool:
 
 def _learning(config: Config, name: BackboneName) -> Variant:
     """Return the variant in which so much of the backbone learns, in steps that a CPU can take."""
+    # At least one history for each worker and part of a step.
+    size = max(32, config.train.num_workers * config.train.accumulate)
     steps = config.evaluate.backbone_steps
-    small = {"batch_size": 32, "full_softmax_items": 0, "negatives": 128, "max_steps": steps}
+    small = {"batch_size": size, "full_softmax_items": 0, "negatives": 128, "max_steps": steps}
     said, values = _LEARNING[name]
     model = _with_model(_with_train(config, **small, replay=1.0), **values)
     said = said.format(layers=config.model.top_layers)

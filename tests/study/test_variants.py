@@ -1,6 +1,6 @@
 import pytest
 
-from crossrec.config import Config
+from crossrec.config import Config, TrainConfig
 from crossrec.data.histories import DomainRange
 from crossrec.study.variants import plan_variants
 
@@ -51,6 +51,17 @@ def test_an_ablation_goes_without_what_the_run_goes_without_too() -> None:
     found = plan_variants(config(leave_out=("ids",)), [SHOP])
     left_out = {v.name: v.config.model.leave_out for v in found if v.kind == "ablation"}
     assert left_out == {"without text": ("ids", "text"), "without time": ("ids", "time")}
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(2, 32), (24, 48)])
+def test_the_small_batches_of_a_backbone_leave_every_worker_a_share(
+    workers: int, expected: int
+) -> None:
+    said = {"num_workers": workers, "accumulate": 2, "batch_size": 256}
+    whole = Config.model_validate({"storage": {"root": "/x"}, "train": said})
+    (train,) = (v.config.train for v in plan_variants(whole, [SHOP]) if v.kind == "backbone")
+    assert train.batch_size == expected
+    assert TrainConfig.model_validate(train.model_dump()) == train
 
 
 def test_variants_have_plain_folders_of_their_own() -> None:
