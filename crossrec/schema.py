@@ -130,6 +130,13 @@ DEFAULTS = pa.schema(
 """One row a domain: the list for users whom the input does not know."""
 
 
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""Hive's word for a partition without a value."""
+
+MOST_FOLDER_BYTES = 255 - len(".safetensors")
+"""Of `domain_folder`: disks take names of 255 bytes, and some files are named after it."""
+
+
 def domain_folder(domain: str) -> str:
     """Return the Hive folder of a domain; no domain can leave it.
 
@@ -137,7 +144,9 @@ def domain_folder(domain: str) -> str:
     ('domain=a%2Fb', 'domain=%2E%2E', 'domain=__HIVE_DEFAULT_PARTITION__')
     """
     if not domain:
-        return f"{DOMAIN}=__HIVE_DEFAULT_PARTITION__"
+        return f"{DOMAIN}={NO_VALUE}"
+    if domain == NO_VALUE:
+        return f"{DOMAIN}=%5F{NO_VALUE[1:]}"
     return f"{DOMAIN}=" + quote(domain, safe="").replace(".", "%2E")
 
 
@@ -148,7 +157,7 @@ def domain_of_folder(folder: str) -> str:
     'día 1.b'
     """
     value = folder.removeprefix(f"{DOMAIN}=")
-    return "" if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+    return "" if value == NO_VALUE else unquote(value)
 
 
 def bucket_name(bucket: int) -> str:

@@ -1,10 +1,25 @@
 import pytest
 
-from crossrec.schema import bucket_name, domain_folder, domain_of_folder
+from crossrec.schema import NO_VALUE, bucket_name, domain_folder, domain_of_folder
 
 
 @pytest.mark.parametrize(
-    "domain", ["shop", "a/b", "..", ".", "", "día 1.b", "🚀", "%2F", "a=b", "domain=x", "a\\b", "*"]
+    "domain",
+    [
+        "shop",
+        "a/b",
+        "..",
+        ".",
+        "",
+        "día 1.b",
+        "🚀",
+        "%2F",
+        "a=b",
+        "domain=x",
+        "a\\b",
+        "*",
+        NO_VALUE,
+    ],
 )
 def test_domain_survives_its_folder(domain: str) -> None:
     assert domain_of_folder(domain_folder(domain)) == domain

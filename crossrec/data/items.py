@@ -20,7 +20,7 @@ from crossrec.data.inputs import ORIGIN, Footer, Input, check_column
 from crossrec.data.kinds import is_text
 from crossrec.data.rejects import DUPLICATE_ITEM, Origins, reject_table
 from crossrec.errors import InputError, explain
-from crossrec.schema import CATALOGUE, DOMAIN, ITEM_ID
+from crossrec.schema import CATALOGUE, DOMAIN, ITEM_ID, MOST_FOLDER_BYTES, domain_folder
 
 CATEGORY = "category"
 REASONS = ("", "null item_id", "empty item_id", "null domain", "empty domain", DUPLICATE_ITEM)
@@ -114,6 +114,9 @@ def build_catalogue(
         origins: of the items' files.
         available_from: column of ISO dates, or moments that begin with one; what is no date counts
             as unknown.
+
+    Raises:
+        InputError: the name of a domain is too long for a folder.
     """
     codes = id_faults(table, (ITEM_ID, DOMAIN), REASONS)
     good = np.flatnonzero(codes == 0)
@@ -133,6 +136,7 @@ def build_catalogue(
     if available_from in kept.column_names:
         columns["available_day"] = first_days(kept.column(available_from))
     catalogue = pa.table(columns).cast(_LARGE_CATALOGUE)
+    _check_names(catalogue.column(DOMAIN))
     catalogue = catalogue.append_column(ORIGIN, kept.column(ORIGIN))
     return catalogue, reject_table(origins, table, codes, REASONS)
 
@@ -146,6 +150,18 @@ _LARGE_CATALOGUE = pa.schema(
     ]
 )
 """CATALOGUE for as many items as there are: one array of strings holds at most 2 GiB."""
+
+
+def _check_names(domains: pa.ChunkedArray) -> None:
+    before = len(f"{DOMAIN}=")
+    most = MOST_FOLDER_BYTES - before
+    for name in pc.unique(domains).to_pylist():
+        size = len(domain_folder(name)) - before
+        if size > most:
+            expected = f"a name of at most {most} bytes once URL-encoded, for folders and files"
+            found = f"{size} bytes (other than ASCII letters and digits take 3 to 12 each)"
+            mend = "give the domain a shorter name in items and events"
+            raise InputError(explain(f"data.items, domain {name!r}", expected, found, mend))
 
 
 def first_days(moments: pa.ChunkedArray) -> pa.ChunkedArray:

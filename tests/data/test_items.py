@@ -12,7 +12,7 @@ from crossrec.data.items import (
 )
 from crossrec.data.rejects import Origins, count_reasons
 from crossrec.errors import InputError
-from crossrec.schema import CATALOGUE
+from crossrec.schema import CATALOGUE, domain_folder
 from crossrec.storage import Store
 
 ORIGINS = Origins("items", ("items.parquet",), np.array([0, 1000]))
@@ -102,6 +102,17 @@ def test_build_catalogue_rejects_items_without_a_key() -> None:
         "null domain": 1,
         "empty domain": 1,
     }
+
+
+def test_build_catalogue_refuses_a_domain_too_long_for_a_folder() -> None:
+    longest, longer = "書" * 26 + "ab", "書" * 26 + "abc"
+    # A character of Chinese is three bytes, of which each is told by three: 26 x 9 + 2.
+    name = f"{domain_folder(longest)}.safetensors"
+    assert len(name) == 255
+    build_catalogue(items(item_id=["1"], domain=[longest]), (), ORIGINS)
+    expected = rf"domain '{longer}': expected .* at most 236 bytes .*, found 237 bytes .*; give"
+    with pytest.raises(InputError, match=expected):
+        build_catalogue(items(item_id=["1"], domain=[longer]), (), ORIGINS)
 
 
 def test_wanted_columns_names_each_once() -> None:
