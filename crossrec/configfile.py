@@ -5,6 +5,7 @@ config = load_config("jobs/configs/nightly.yaml", ["storage.root=s3://recs/night
 
 import datetime as dt
 import difflib
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,9 +26,10 @@ def load_config(path: str, overrides: list[str]) -> Config:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
+            name = "of storage or notify" if _is_secret(override) else repr(override)
             raise ConfigError(
                 explain(
-                    f"argument {override!r}",
+                    f"argument {name}",
                     "section.key=value",
                     "no '='",
                     "write it as score.top_k=50",
@@ -76,9 +78,10 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
         if inner is None:
             inner = values[section] = {}
         if not isinstance(inner, dict):
+            said = key if _is_secret(key) else f"{key}={text}"
             raise ConfigError(
                 explain(
-                    f"argument {key}={text}",
+                    f"argument {said}",
                     f"{section} to be a section",
                     "a value",
                     "check the key",
@@ -88,10 +91,37 @@ def _assign(values: dict[str, Any], key: str, text: str) -> None:
     try:
         # A string field keeps the text as typed: run_id=2014-06-08 must not become a date.
         is_text = key in _TEXT_KEYS or (key in _OPTIONAL_TEXT_KEYS and text != "null")
-        values[last] = text if is_text else yaml.safe_load(text)
+        if is_text:
+            values[last] = text
+        elif key.startswith("storage.options."):
+            values[last] = _read_option(last, text)
+        else:
+            values[last] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
         found = "a secret that is none" if _is_secret(key) else repr(text)
         raise ConfigError(explain(f"argument {key}", "a YAML value", found, "quote it")) from error
+
+
+def _read_option(name: str, text: str) -> Any:
+    """Return an option of a filesystem: as typed, unless it is plainly something else than text.
+
+    YAML makes 754 of 12:34, 83 of 0123 and nothing of #abc, which all may be secrets.
+    """
+    is_secret = _SECRET_NAME.search(name) is not None
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        if is_secret:
+            return text
+        raise
+    if text[:1] in {"{", "[", "'", '"'} or text in {"", "null", "~"}:
+        return value
+    is_number = isinstance(value, int | float) and str(value) == text
+    is_other = isinstance(value, bool) or is_number
+    return value if is_other and not is_secret else text
+
+
+_SECRET_NAME = re.compile("key|secret|token|password|user", re.IGNORECASE)
 
 
 def _keys_of_type(section: type[BaseModel], *types: Any) -> set[str]:
@@ -126,7 +156,7 @@ def _describe(error: ValidationError, path: str) -> str:
             # A rule of several keys, which says them: all that was given would hide it.
             lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}")
         else:
-            found = "a secret" if _is_secret(where) else repr(problem["input"])
+            found = _shown(where, problem["input"])
             expected = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             lines.append(
                 explain(
@@ -139,8 +169,17 @@ def _describe(error: ValidationError, path: str) -> str:
     return " | ".join(lines)
 
 
+def _shown(where: str, value: object) -> str:
+    if where.startswith("storage") and isinstance(value, dict | list):
+        # A stray dash or indentation: options may be inside.
+        return f"a {type(value).__name__}"
+    return "a secret" if _is_secret(where) else repr(value)
+
+
 def _is_secret(where: str) -> bool:
-    return where.startswith(("storage.options", "notify"))
+    """Whether what stands at a place, or below it, may be a secret, also where it is misplaced."""
+    inside = "storage.options", "storage.root.", "notify"
+    return where == "storage" or where.startswith(inside)
 
 
 def _is_section(location: tuple[int | str, ...]) -> bool:

@@ -134,15 +134,22 @@ def without_secrets(text: str, options: Mapping[str, Any]) -> str:
 
     >>> without_secrets("bad key abc123", {"client": {"key": "abc123"}, "endpoint_url": "bad"})
     'bad key ***'
+    >>> without_secrets("bad keys 12345, abc123: True", {"keys": [12345, "abc123"], "ssl": True})
+    'bad keys ***, ***: True'
     """
     secrets = [os.environ.get(name, "") for name in SECRET_VARIABLES]
-    inner: list[Mapping[str, Any]] = [options]
-    while inner:
-        for name, value in inner.pop().items():
-            if isinstance(value, Mapping):
-                inner.append(value)
-            elif isinstance(value, str) and name not in OPEN_OPTIONS:
-                secrets.append(value)
-    for secret in secrets:
+    for secret in [*secrets, *_secrets_of("", options)]:
         text = text.replace(secret, "***") if len(secret) > 3 else text
     return text
+
+
+def _secrets_of(name: str, value: Any) -> Iterator[str]:
+    """Yield what an option holds, as it would be written, however deep; no true or false."""
+    if isinstance(value, Mapping):
+        for inner, own in value.items():
+            yield from _secrets_of(inner, own)
+    elif isinstance(value, list | tuple):
+        for own in value:
+            yield from _secrets_of(name, own)
+    elif name not in OPEN_OPTIONS and not isinstance(value, bool | None):
+        yield str(value)

@@ -180,6 +180,49 @@ def test_secret_of_the_wrong_type_is_not_told(tmp_path: Path) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("secret=12:34", "12:34"),
+        ("secret=0123", "0123"),
+        ("secret=1234", "1234"),
+        ("key=2014-06-08", "2014-06-08"),
+        ("token=yes", "yes"),
+        ("account_key=1e5", "1e5"),
+        ("secret=null", None),
+        ("token={type: service_account}", {"type": "service_account"}),
+        ("endpoint_url=http://localhost:9000", "http://localhost:9000"),
+        ("anon=true", True),
+        ("default_block_size=5242880", 5_242_880),
+        ("timeout=2.5", 2.5),
+        ("version=1.50", "1.50"),
+        ("config_kwargs={read_timeout: 8}", {"read_timeout": 8}),
+    ],
+)
+def test_an_option_is_text_unless_it_can_be_nothing_but_a_value(
+    tmp_path: Path, option: str, expected: object
+) -> None:
+    config = load_config(write(tmp_path), [f"storage.options.{option}"])
+    (found,) = config.storage.options.values()
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize("secret", ["#abc", "@abc", "{abc", "[a", "abc: def", "'a", "a #b"])
+def test_a_secret_may_be_what_yaml_cannot_read(tmp_path: Path, secret: str) -> None:
+    config = load_config(write(tmp_path), [f"storage.options.secret={secret}"])
+    assert config.storage.options == {"secret": secret}
+
+
+def test_an_option_of_options_is_read_as_one(tmp_path: Path) -> None:
+    given = ["config_kwargs.read_timeout=8", "client_kwargs.aws_secret_access_key=12:34"]
+    config = load_config(write(tmp_path), [f"storage.options.{text}" for text in given])
+    assert config.storage.options == {
+        "config_kwargs": {"read_timeout": 8},
+        "client_kwargs": {"aws_secret_access_key": "12:34"},
+    }
+
+
 WEBHOOK = "https://hooks.example.org/T0/hunter2#1"
 
 
@@ -202,11 +245,34 @@ def test_webhook_is_text_as_typed_and_in_no_repr(tmp_path: Path) -> None:
         "notify=https://h/hunter2",
         "notify={webhook: https://h/hunter2",
         "storage.options={secret: hunter2",
+        "storage=[{root: /x, options: {secret: hunter2}}]",
+        "storage=hunter2",
+        "storage.root.options.secret=hunter2",
+        "storage.options.secret:hunter2",
+        "storage.options: {secret: hunter2}",
     ],
 )
 def test_secret_that_is_wrong_is_refused_without_being_told(tmp_path: Path, override: str) -> None:
-    with pytest.raises(ConfigError, match=r"(notify|storage\.options).*: expected") as error:
+    with pytest.raises(ConfigError, match=r"(notify|storage).*: expected") as error:
         load_config(write(tmp_path), [override])
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "storage:\n- root: /x\n  options: {secret: hunter2}\n",
+        "storage:\n  root:\n    options: {secret: hunter2}\n",
+        "storage: hunter2\n",
+    ],
+)
+def test_storage_of_the_wrong_shape_is_refused_without_being_told(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "misplaced.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"storage.*: expected .*, found a \w+; ") as error:
+        load_config(str(path), [])
     assert "hunter2" not in str(error.value)
 
 
