@@ -61,10 +61,15 @@ class Prepared:
         view = View(domain.start, domain.stop, left_out)
         return replace(self, domains=(alone,), events=domain.events, items=alone.stop, view=view)
 
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether users' newest events are left out, for leave-one-out."""
+        return self.view is not None and self.view.without_newest > 0
+
     def without_newest(self) -> "Prepared":
-        """Return the input without each user's newest event, for leave-one-out."""
+        """Return the input without each user's newest event of those shown, for leave-one-out."""
         shown = self.view or View(0, self.items)
-        return replace(self, view=replace(shown, without_newest=1))
+        return replace(self, view=replace(shown, without_newest=shown.without_newest + 1))
 
 
 def open_prepared(store: Store, folder: str) -> Prepared:

@@ -6,6 +6,7 @@ apart. Time is cut by whole days: on day d everything before d is known, and not
     histories = flatten(read_histories(store, prepared, bucket))
     known = before(histories, day)
     truth = new_events(histories, day, day + 14)
+    known, truth = newest_events(histories, day, day + 14)      # leave-one-out
     padded = pad(known, max_history=50)
 """
 
@@ -162,6 +163,29 @@ def new_events(histories: Histories, start: int, stop: int) -> tuple[Array, Arra
     future = (histories.days >= start) & (histories.days < stop) & known[owners]
     found = np.setdiff1d(keys[future], keys[histories.days < start])
     return found // items, (found % items).astype(np.int32)
+
+
+def newest_events(
+    histories: Histories, start: int, stop: int
+) -> tuple[Histories, tuple[Array, Array]]:
+    """Return all but each user's newest event, and those of them that lie in days start..stop-1.
+
+    Left out is the newest event of a user who had the item before, or had nothing before.
+
+    Returns:
+        What was known, and of those events users (N,) int64, ascending, and catalogue rows (N,)
+        int32.
+    """
+    users = np.flatnonzero(histories.lengths)
+    newest = histories.offsets[users + 1] - 1
+    is_newest = np.zeros(len(histories.rows), bool)
+    is_newest[newest] = True
+    known = select_events(histories, ~is_newest)
+    rows, days = histories.rows[newest], histories.days[newest]
+    items = int(histories.rows.max(initial=0)) + 1
+    had = np.isin(users * items + rows, known.owners * items + known.rows)
+    chosen = (days >= start) & (days < stop) & (known.lengths[users] > 0) & ~had
+    return known, (users[chosen], rows[chosen])
 
 
 def rated_events(histories: Histories, start: int, stop: int) -> tuple[Array, Array, Array]:

@@ -11,7 +11,7 @@ the hold-out begins; what the night uses has learned from the newest as well.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,20 +77,39 @@ class FusePlan:
     moments: int = TrainConfig.model_fields["moments"].default
 
 
-def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
-    """Return the moments, newest first, those with the sequence last.
+def past_moments(plan: FusePlan, first_day: int) -> list[Moment]:
+    """Return the moments without the sequence, newest first.
 
-    Without it they lie a hold-out's length apart and end before the night; closer together where
-    the data is short.
+    They lie a hold-out's length apart and end before the night; closer together where the data is
+    short.
     """
     horizon = plan.horizon
     earliest = first_day + int((plan.night - first_day) * EARLY_SHARE)
     apart = min(horizon, (plan.night - horizon - earliest) // plan.moments)
     days = [plan.night - horizon - index * max(apart, 1) for index in range(plan.moments + 1)]
-    moments = [Moment(day, day + horizon, False) for day in days if day > earliest]
+    return [Moment(day, day + horizon, False) for day in days if day > earliest]
+
+
+def unseen_moments(plan: FusePlan) -> list[Moment]:
+    """Return the moments of the validation slice, of which the selected model has seen nothing."""
     span = plan.holdout - plan.valid
     starts = sorted({plan.valid + span * n // SEQUENCE_MOMENTS for n in range(SEQUENCE_MOMENTS)})
-    return moments + [Moment(day, min(day + horizon, plan.holdout), True) for day in starts]
+    return [Moment(day, min(day + plan.horizon, plan.holdout), True) for day in starts]
+
+
+def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
+    """Return all moments, newest first, those with the sequence last."""
+    return past_moments(plan, first_day) + unseen_moments(plan)
+
+
+def plan_newest(plan: FusePlan, first_day: int) -> list[Moment]:
+    """Return what stands for them under leave-one-out.
+
+    What it judges is each user's newest event, seen from the night, so the event before that
+    teaches: days ahead are another task, in which what sells this week counts for more.
+    """
+    days = ((first_day, False), (plan.valid, True))
+    return [Moment(day, plan.night, is_unseen, is_newest=True) for day, is_unseen in days]
 
 
 @repeatable()
@@ -112,7 +131,8 @@ def fuse(
     vectors = encode_catalogue(store, prepared, BackboneSource(store, settings, plan.selected))
     pairs = max(FEWEST_PAIRS, PAIRS_A_MOMENT // len(prepared.domains))
     job = GatherJob(store, prepared, plan.selected, vectors, pairs, seed)
-    found = _gather_all(job, plan)
+    leaves_one_out = prepared.leaves_one_out
+    found = _gather_all(job, plan, plan_newest if leaves_one_out else plan_moments)
     rate = min(train.learning_rate * LEARNING_RATE_FACTOR, HIGHEST_LEARNING_RATE)
     # Before the first weights are drawn, so that a night can be repeated.
     torch.manual_seed(seed)
@@ -134,8 +154,8 @@ def fuse(
     save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
     if plan.refitted is None:
         return facts
-    if whole_input != prepared:
-        found = _gather_all(replace(job, prepared=whole_input), plan, with_sequence=False)
+    if leaves_one_out:
+        found = _gather_all(replace(job, prepared=whole_input), plan, past_moments)
     latest = [lists for moment, lists in found if not moment.with_sequence]
     latest = latest[: plan.moments]
     night_base = _learn(step0, latest, rate, seed)
@@ -202,15 +222,18 @@ def _learn_link(
 
 
 def _gather_all(
-    job: GatherJob, plan: FusePlan, with_sequence: bool = True
+    job: GatherJob, plan: FusePlan, planner: Callable[[FusePlan, int], list[Moment]]
 ) -> list[tuple[Moment, Shortlists]]:
-    """Return the shortlists of all moments, or those without, in the order of `plan_moments`."""
-    activity = load_activity(job.store, job.prepared)
+    """Return the shortlists of the moments that are planned, in their order."""
+    known, shares = job.prepared, {False: 1, True: SEQUENCE_SHARE}
+    if planner is plan_newest:
+        # One moment stands for all.
+        known, shares = known.without_newest(), dict.fromkeys(shares, plan.moments)
+    activity = load_activity(job.store, known)
     if not len(activity.days):
         return []
-    moments = plan_moments(plan, int(np.quantile(activity.days, 0.01)))
-    moments = [moment for moment in moments if with_sequence or not moment.with_sequence]
-    jobs = {False: ray.put(job), True: ray.put(replace(job, pairs=job.pairs * SEQUENCE_SHARE))}
+    moments = planner(plan, int(np.quantile(activity.days, 0.01)))
+    jobs = {kind: ray.put(replace(job, pairs=job.pairs * share)) for kind, share in shares.items()}
     shared = (
         ray.put(sample_histories(job.store, job.prepared)),
         ray.put(activity),

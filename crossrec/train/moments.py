@@ -16,7 +16,14 @@ from crossrec.data.cooccurrence import count_neighbours
 from crossrec.data.histories import Prepared, read_catalogue
 from crossrec.data.itemstate import EventStates, states_on_day
 from crossrec.data.relations import related_neighbours
-from crossrec.data.replay import Activity, Histories, before, new_events, select_users
+from crossrec.data.replay import (
+    Activity,
+    Histories,
+    before,
+    new_events,
+    newest_events,
+    select_users,
+)
 from crossrec.model.checkpoint import Model, load_model
 from crossrec.model.fusion import RELATED
 from crossrec.model.inference import (
@@ -61,12 +68,25 @@ class Moment:
     """Events of days before `start` are known, those of start..stop-1 are what came next.
 
     with_sequence: whether the model has seen nothing of `start` and later, so that its queries say
-    something.
+    something. is_newest: leave-one-out's moment: what came next is each user's newest event, where
+    it lies in those days, all events before it are known, and it is looked at from day `stop`.
     """
 
     start: int
     stop: int
     with_sequence: bool
+    is_newest: bool = False
+
+    @property
+    def day(self) -> int:
+        """The day that is predicted from."""
+        return self.stop if self.is_newest else self.start
+
+    def cut(self, histories: Histories) -> tuple[Histories, tuple[np.ndarray, np.ndarray]]:
+        """Return what was known, and users and catalogue rows of what came next."""
+        if self.is_newest:
+            return newest_events(histories, self.start, self.stop)
+        return before(histories, self.start), new_events(histories, self.start, self.stop)
 
 
 @dataclass(frozen=True)
@@ -101,19 +121,18 @@ def look_at(
         job: shared by all moments.
         moment: the moment.
         histories: of a sample of users, with all their events.
-        activity: of the whole input.
+        activity: of the whole input; at leave-one-out's moment without the newest events.
         events: `EventStates.of(activity)`.
         everyone: sample from all users that had an event, not only from those who do something new
             in the domain.
     """
-    known = before(histories, moment.start)
-    users, rows = new_events(histories, moment.start, moment.stop)
+    known, (users, rows) = moment.cut(histories)
     if not len(users):
         return
-    neighbours = count_neighbours(known, moment.start, job.prepared.items, job.bounds)
+    neighbours = count_neighbours(known, moment.day, job.prepared.items, job.bounds)
     if job.prepared.with_relations:
         neighbours[RELATED] = related_neighbours(job.store, job.prepared)
-    states_IG = torch.from_numpy(states_on_day(activity, moment.start))
+    states_IG = torch.from_numpy(states_on_day(activity, moment.day))
     model = load_model(job.store, job.model)
     items = whole_catalogue(job.store, job.prepared, job.vectors, model)
     for index, (start, stop) in enumerate(job.bounds):
@@ -129,7 +148,7 @@ def look_at(
             whom = asked[first : first + size]
             chosen[whom] = True
             part = select_users(known, chosen)
-            state = user_state(model.recommender, items, part, events, job.bounds, moment.start)
+            state = user_state(model.recommender, items, part, events, job.bounds, moment.day)
             parts = _parts(state, items, tables, index, (start, stop), moment.with_sequence)
             next_ = inside & chosen[users]
             pairs = (place[users[next_]] - first, rows[next_].astype(np.int64) - start)

@@ -16,7 +16,14 @@ from crossrec.model.weights import BackboneFolder
 from crossrec.storage import Store
 from crossrec.train import fuse as fuse_module
 from crossrec.train.export import describe_scores
-from crossrec.train.fuse import SEQUENCE_MOMENTS, FusePlan, fuse, plan_moments
+from crossrec.train.fuse import (
+    SEQUENCE_MOMENTS,
+    FusePlan,
+    fuse,
+    past_moments,
+    plan_moments,
+    plan_newest,
+)
 from crossrec.train.moments import GatherJob, Moment
 from tests.small import shortlists
 
@@ -174,10 +181,10 @@ def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under leave-one-out: the hold-out's does without the newest events, the night's has them."""
-    asked: list[tuple[Prepared, bool]] = []
+    asked: list[tuple[Prepared, object]] = []
 
-    def gather(job: GatherJob, _: FusePlan, with_sequence: bool = True) -> list[Any]:
-        asked.append((job.prepared, with_sequence))
+    def gather(job: GatherJob, _: FusePlan, planner: object) -> list[Any]:
+        asked.append((job.prepared, planner))
         moment = without_sequence(MOMENTS_OF_LONG)[-1]
         return [(moment, shortlists(len(asked), lists=20, candidates=30))]
 
@@ -185,11 +192,18 @@ def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
     monkeypatch.setattr(fuse_module, "_gather_all", gather)
     known = PREPARED.without_newest()
     fuse(LONG, store, (known, PREPARED), TrainConfig(), seed=17)
-    assert asked == [(known, True), (PREPARED, False)]
+    assert asked == [(known, plan_newest), (PREPARED, past_moments)]
     one, other = (
         load_fusions(store, folder)["without_sequence"] for folder in (SELECTED, REFITTED)
     )
     assert differ(one, other)
+
+
+def test_leave_one_out_learns_from_the_event_before_the_one_that_is_judged() -> None:
+    seen, unseen = plan_newest(plan(86, 100, 100), first_day=3)
+    assert seen == Moment(3, 100, with_sequence=False, is_newest=True)
+    # The model has seen nothing of the validation slice.
+    assert unseen == Moment(86, 100, with_sequence=True, is_newest=True)
 
 
 def test_fuse_without_any_moment_keeps_step_0(

@@ -109,6 +109,25 @@ def test_gather_marks_what_came_next(job: GatherJob) -> None:
     assert rows_of(lists, 1, lists.is_next_BS, ada) == [7]
 
 
+def test_gather_of_the_newest_knows_all_events_before_them(job: GatherJob) -> None:
+    # Of four users two have a newest event in days 10 to 13 that is new to them.
+    ada, bob = [(0, 5), (2, 5), (4, 10), (1, 13)], [(0, 5), (7, 10)]
+    again, late = [(1, 2), (2, 5), (1, 11)], [(1, 2), (2, 14)]
+    newest = replace(MOMENT, is_newest=True)
+    known = histories(*(user[:-1] for user in (ada, bob, again, late)), *CROWD)
+    activity = activity_of(known, ITEMS)
+    whole = histories(ada, bob, again, late, *CROWD)
+    lists = some(gather(job, newest, whole, activity, EventStates.of(activity)))
+    assert lists.whose_B.tolist() == [0, 1]
+    states = torch.from_numpy(states_on_day(activity, 14)).half()
+    for number, row in enumerate((1, 7)):
+        found = lists.items_BSG[number][lists.is_next_BS[number]]
+        assert [int((states == own).all(1).nonzero()) for own in found] == [row]
+    # What ada had before her newest event is on no list, also what she had in those days.
+    own = lists.items_BSG[0][lists.is_real_BS[0]]
+    assert not (own.unsqueeze(1) == states[[0, 2, 4]]).all(2).any()
+
+
 def test_gather_lists_those_alone_who_did_something_new(job: GatherJob) -> None:
     repeats, unknown, later = [(1, 2), (1, 11)], [(1, 11)], [(1, 2), (2, 14)]
     lists = some(gathered(job, repeats, [(0, 5), (4, 12)], unknown, later))
