@@ -40,6 +40,14 @@ FROZEN = "frozen backbone, trained head"
 LEARNED = "fine-tuned backbone"
 """What the report calls a model by whether its backbone learned."""
 
+TRAINED_HEAD_RATE = 0.1
+"""Of the head's learning rate where it has been trained before: small batches at the whole rate
+undo more than the backbone gains."""
+
+ADAPTER_RATE = 10.0
+"""Of the backbone's learning rate for adapters, which begin at nothing: some ten times what whole
+weights take (Schulman et al. 2025, LoRA Without Regret)."""
+
 _LEARNING: dict[BackboneName, tuple[str, dict[str, str]]] = {
     "top": ("top {layers} layers", {"trainable": "top"}),
     "lora": ("LoRA", {"adapter": "lora"}),
@@ -101,7 +109,12 @@ def _learning(config: Config, name: BackboneName) -> Variant:
     steps = config.evaluate.backbone_steps
     small = {"batch_size": size, "full_softmax_items": 0, "negatives": 128, "max_steps": steps}
     said, values = _LEARNING[name]
-    model = _with_model(_with_train(config, **small, replay=1.0), **values)
+    rates = {
+        "learning_rate": config.train.learning_rate * TRAINED_HEAD_RATE,
+        "backbone_learning_rate": config.train.backbone_learning_rate
+        * (ADAPTER_RATE if "adapter" in values else 1.0),
+    }
+    model = _with_model(_with_train(config, **small, **rates, replay=1.0), **values)
     said = said.format(layers=config.model.top_layers)
     return Variant(f"{LEARNED}: {said}", "backbone", model, goes_on=True)
 

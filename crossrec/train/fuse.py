@@ -51,9 +51,8 @@ SEQUENCE_SHARE = 3
 """So many times the users at moments with the sequence: there are few of these moments, and what it
 adds to the other parts is small beside the noise."""
 
-LEARNING_RATE_FACTOR = 10.0
-"""Of the sequence encoder's rate: the networks are tiny."""
-HIGHEST_LEARNING_RATE = 0.01
+LEARNING_RATE = 0.01
+"""Whatever the sequence encoder's is, but where that is 0: the networks are tiny."""
 
 EARLY_SHARE = 0.25
 """Of the days from the first event to the night: too little is known then to learn from."""
@@ -133,7 +132,7 @@ def fuse(
     job = GatherJob(store, prepared, plan.selected, vectors, pairs, seed)
     leaves_one_out = prepared.leaves_one_out
     found = _gather_all(job, plan, plan_newest if leaves_one_out else plan_moments)
-    rate = min(train.learning_rate * LEARNING_RATE_FACTOR, HIGHEST_LEARNING_RATE)
+    rate = LEARNING_RATE if train.learning_rate else 0.0
     # Before the first weights are drawn, so that a night can be repeated.
     torch.manual_seed(seed)
     step0 = Fusion(len(prepared.domains), settings.leave_out, prepared.with_relations)

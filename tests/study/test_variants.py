@@ -53,6 +53,16 @@ def test_an_ablation_goes_without_what_the_run_goes_without_too() -> None:
     assert left_out == {"without text": ("ids", "text"), "without time": ("ids", "time")}
 
 
+def test_a_trained_head_learns_less_and_adapters_more() -> None:
+    asked = {"storage": {"root": "/x"}, "evaluate": {"backbones": ["all", "lora", "bottleneck"]}}
+    whole = Config.model_validate(asked)
+    found = [v.config.train for v in plan_variants(whole, [SHOP]) if v.kind == "backbone"]
+    head, backbone = whole.train.learning_rate, whole.train.backbone_learning_rate
+    assert [train.learning_rate for train in found] == [pytest.approx(head / 10)] * 3
+    rates = [train.backbone_learning_rate / backbone for train in found]
+    assert rates == [1, pytest.approx(10), pytest.approx(10)]
+
+
 @pytest.mark.parametrize(("workers", "expected"), [(2, 32), (24, 48)])
 def test_the_small_batches_of_a_backbone_leave_every_worker_a_share(
     workers: int, expected: int
