@@ -1,8 +1,10 @@
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -190,6 +192,29 @@ def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
         load_fusions(store, folder)["without_sequence"] for folder in (SELECTED, REFITTED)
     )
     assert differ(one, other)
+
+
+@pytest.mark.parametrize("with_sequence", [True, False])
+def test_moments_are_gathered_with_the_sequence_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, with_sequence: bool
+) -> None:
+    cluster = SimpleNamespace(
+        put=lambda value: value,
+        get=lambda moment: [np.zeros(1)] * len(fields(Shortlists)),
+        wait=lambda waiting, num_returns: (waiting[-1:], waiting[:-1]),
+    )
+    gather = SimpleNamespace(remote=lambda moment, *_: moment)
+    days = np.arange(1_000)
+    activity = SimpleNamespace(days=days)
+    monkeypatch.setattr(fuse_module, "ray", cluster)
+    monkeypatch.setattr(fuse_module, "_gather", gather)
+    monkeypatch.setattr(fuse_module, "load_activity", lambda *_: activity)
+    monkeypatch.setattr(fuse_module, "sample_histories", lambda *_: None)
+    monkeypatch.setattr(fuse_module, "EventStates", SimpleNamespace(of=lambda _: None))
+    job = GatherJob(Store("/x"), PREPARED, SELECTED, "vectors", 100, seed=17)
+    found = [moment for moment, _ in fuse_module._gather_all(job, LONG, with_sequence)]
+    expected = plan_moments(LONG, int(np.quantile(days, 0.01)))
+    assert found == (expected if with_sequence else without_sequence(expected))
 
 
 def test_fuse_without_any_moment_keeps_step_0(
