@@ -1,8 +1,10 @@
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -204,6 +206,41 @@ def test_leave_one_out_learns_from_the_event_before_the_one_that_is_judged() -> 
     assert seen == Moment(3, 100, with_sequence=False, is_newest=True)
     # The model has seen nothing of the validation slice.
     assert unseen == Moment(86, 100, with_sequence=True, is_newest=True)
+
+
+@pytest.mark.parametrize(
+    ("planner", "known"),
+    [
+        (plan_moments, PREPARED),
+        (past_moments, PREPARED),
+        (plan_newest, PREPARED.without_newest()),
+    ],
+)
+def test_moments_are_gathered_as_they_are_planned(
+    monkeypatch: pytest.MonkeyPatch,
+    planner: Callable[[FusePlan, int], list[Moment]],
+    known: Prepared,
+) -> None:
+    cluster = SimpleNamespace(
+        put=lambda value: value,
+        get=lambda moment: [np.zeros(1)] * len(fields(Shortlists)),
+        wait=lambda waiting, num_returns: (waiting[-1:], waiting[:-1]),
+    )
+    gather = SimpleNamespace(remote=lambda moment, *_: moment)
+    days = np.arange(1_000)
+
+    def load(_: Store, prepared: Prepared) -> Any:
+        assert prepared == known
+        return SimpleNamespace(days=days)
+
+    monkeypatch.setattr(fuse_module, "ray", cluster)
+    monkeypatch.setattr(fuse_module, "_gather", gather)
+    monkeypatch.setattr(fuse_module, "load_activity", load)
+    monkeypatch.setattr(fuse_module, "sample_histories", lambda *_: None)
+    monkeypatch.setattr(fuse_module, "EventStates", SimpleNamespace(of=lambda _: None))
+    job = GatherJob(Store("/x"), PREPARED, SELECTED, "vectors", 100, seed=17)
+    found = [moment for moment, _ in fuse_module._gather_all(job, LONG, planner)]
+    assert found == planner(LONG, int(np.quantile(days, 0.01)))
 
 
 def test_fuse_without_any_moment_keeps_step_0(
