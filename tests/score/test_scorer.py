@@ -253,6 +253,22 @@ def test_score_keeps_places_for_the_best_new_items() -> None:
         assert lists.rows[user].tolist() == best_of(expected[user], rows)
 
 
+@pytest.mark.parametrize("most", [None, 2])
+def test_places_for_new_items_are_not_given_to_those_that_a_user_has_had(most: int | None) -> None:
+    """As on an incremental night, whose new items are those of the full night before."""
+    groups = {} if most is None else {"brand": BRANDS}
+    rules = Candidates(np.ones(28, bool), groups, {"brand": most or 0})
+    scorer, places = make_scorer(SHOP, VIDEO, candidates={"video": rules}), 4
+    expected = as_learned(scorer, "model", VIDEO)
+    had = best_of(expected[0], NEW_IN_VIDEO)[:3]
+    users = daily([[*ORDINARY[0], *(VIDEO.start + row for row in had)], *ORDINARY[1:]])
+    found = with_new(scorer, places, users)["model", "video"].rows
+    for user in range(len(users.lengths)):
+        rows = {row for row in found[user].tolist() if row >= 0}
+        assert rows <= unseen(users, user, VIDEO)
+        assert len(rows & NEW_IN_VIDEO) >= places
+
+
 def test_score_keeps_places_in_lists_of_a_fusion_alone() -> None:
     scorer = make_scorer(SHOP, VIDEO)
     whole, favoured = score_all(scorer), with_new(scorer, 6)
