@@ -25,6 +25,7 @@ from crossrec.score.catalogue import Items
 from crossrec.score.lists import Lists, to_table
 from crossrec.score.narrow import Precision
 from crossrec.score.scorer import Scorer
+from crossrec.score.steering import Steered, Steering
 from crossrec.storage import encode_parquet
 from tests.small import activity_of, histories
 
@@ -143,6 +144,22 @@ def test_lists_found_by_narrow_items_have_exact_scores(
         np.testing.assert_allclose(lists.scores, exact[where].scores, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(shortlist, "score_pairs", lambda products, overlaps, rows: rows.float())
     assert (score_all(scorer)["model", "shop"].scores[0] >= 0).all()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_steered_lists_are_found_by_narrow_items_without_a_sequence_too(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrow, "NARROW_WIDTH", 8)
+    found = []
+    for bits in ("fp32", precision):
+        scorer = make_scorer(SHOP, VIDEO, precision=bits)
+        with torch.no_grad():
+            scorer.fusions["model"].sequence.zero_()
+        scorer.steered = Steered({"model": Steering(popularity_control=0.5)})
+        scorer.prices = {"shop": torch.linspace(0, 2, 12), "video": torch.linspace(3, 0, 28)}
+        found.append(scorer.score(USERS, DAY, [("model", "video")], K)["model", "video"])
+    np.testing.assert_allclose(found[1].scores, found[0].scores, rtol=1e-5, atol=1e-5)
 
 
 def test_a_sequence_that_earned_no_weight_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
