@@ -6,7 +6,7 @@
 #
 # `nightly` works on demo data, or on data.events=... data.items=...; results go to .crossrec unless storage.root=... is
 # given. Progress goes to stderr; stdout ends with where the results lie and the job's JSON line. The exit status is the
-# job's: 0 done, 1 failed, 2 the user's mistake.
+# job's: 0 done, 1 failed, 2 the user's mistake, 3 published, but somebody should look (`alert` of the JSON line says why).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -180,7 +180,7 @@ finish() {
 # A submitted job runs in a folder of its own: relative paths are made absolute here.
 absolute() {
     case $1 in
-        "" | /* | *://*) echo "$1" ;;
+        "" | null | /* | *://*) echo "$1" ;;
         "~/"*) echo "$HOME/${1#"~/"}" ;;
         *) echo "$PWD/$1" ;;
     esac
@@ -192,8 +192,9 @@ nightly() {
     for argument in "$@"; do
         value=${argument#*=}
         case $argument in
-            data.events=* | data.items=* | data.users=* | storage.root=*) value=$(absolute "$value") ;;
-            model.backbone=*) [ ! -e "$value" ] || value=$(absolute "$value") ;; # else a hub id
+            data.events=* | data.items=* | data.users=* | data.forget=* | data.relations=* | storage.root=* | \
+                score.candidates.allow=* | score.candidates.deny=*) value=$(absolute "$value") ;;
+            model.backbone=* | model.image_backbone=*) [ ! -e "$value" ] || value=$(absolute "$value") ;; # else a hub id
             *=*) ;;
             *) fail "argument '$argument': expected section.key=value, found no '='; write it as score.top_k=50" 2 ;;
         esac
@@ -218,8 +219,9 @@ nightly() {
         fail "Ray ended before the job did; its log is above"
     fi
     [ "$status" != missing ] || fail "the job could not be submitted; the reason is above"
-    [ "$status" -eq 0 ] || exit "$status"
+    [ "$status" -eq 0 ] || [ "$status" -eq 3 ] || exit "$status"
     say_where
+    exit "$status"
 }
 
 # Submits and follows the job; in the background, so that a signal to this script is not kept waiting.
@@ -249,7 +251,7 @@ show_progress() {
 }
 
 # `ray job submit` says 1 of every failure, and of a connection that it lost while the job goes on. Prints what became of
-# the job once it is over: 0, 1, 2 (the user's mistake), or "missing" if the job server never took it.
+# the job once it is over, its exit status (0 to 3), or "missing" if the job server never took it.
 job_status() {
     python -c '
 import sys
@@ -267,7 +269,8 @@ while lost < 30:
                 if said.rpartition("\n")[2] not in log.read():
                     print(said[-2000:], file=sys.stderr)
                 log.write(f"\n{said}\n")
-            print(0 if job.status == JobStatus.SUCCEEDED else 2 if job.driver_exit_code == 2 else 1)
+            code = job.driver_exit_code
+            print(0 if job.status == JobStatus.SUCCEEDED else code if code in (2, 3) else 1)
             sys.exit()
         lost = 0
     except (ConnectionError, OSError):

@@ -32,7 +32,7 @@ class GateConfig(Section):
     """Events of the newest week, at least, as a share of those of an ordinary one: the median of
     the four before."""
     max_rejected: Share = 0.05
-    """Share of the events that may have been rejected."""
+    """Share of the events that may have been rejected, by what `data.max_reject_share` counts."""
     max_missing_days: Annotated[int, Field(ge=0, le=7)] = 0
     """Days without any event in the newest week; on data that has some every day."""
     max_drift: Share = 0.25

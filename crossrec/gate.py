@@ -20,8 +20,8 @@ import numpy as np
 from crossrec.config import Config, GateConfig
 from crossrec.data.daily import load_activity
 from crossrec.data.histories import DomainRange, Prepared, open_prepared
+from crossrec.data.rejects import bad_share
 from crossrec.data.replay import Activity
-from crossrec.data.strangers import RETIRED_DOMAIN
 from crossrec.evaluate.judged import MODEL, PUBLISHED, lead_over, ndcg_of
 from crossrec.evaluate.pipeline import write_report
 from crossrec.published import Published, find_published
@@ -193,9 +193,8 @@ def check_counts(
 ) -> list[Check]:
     """Look at what was rejected, and at what has come and gone since the publication."""
     rows = sum(entry["rows"] for entry in summary["inputs"] if entry["table"] == "events")
-    reasons = summary["rejects"]["events"]
-    rejected = sum(count for reason, count in reasons.items() if reason != RETIRED_DOMAIN)
-    checks = [Check("rejected", rejected / rows if rows else None, limits.max_rejected)]
+    rejected = bad_share(summary["rejects"]["events"], rows) if rows else None
+    checks = [Check("rejected", rejected, limits.max_rejected)]
     if published is None:
         return checks
     now = {entry["name"] for entry in summary["domains"]}

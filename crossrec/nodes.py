@@ -1,6 +1,7 @@
-"""What one node of the cluster can hold: a task or actor that fits on none would wait for ever.
+"""What the cluster and one node of it can hold: what fits on no node would wait for ever.
 
-num_cpus = min(8, largest_node_cpus())
+cpus, gpus = count_cpus_and_gpus()
+num_cpus = min(8, largest_node_cpus(with_gpu=gpus > 0))
 with torch_threads(num_cpus): ...            # within the task
 """
 
@@ -11,10 +12,20 @@ import ray
 import torch
 
 
-def largest_node_cpus() -> int:
-    """Return the CPUs of the largest node that is alive, at least 1; Ray is initialised."""
-    nodes = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
-    return max(1, int(max(nodes, default=0)))
+def count_cpus_and_gpus() -> tuple[int, int]:
+    """Return those of all nodes that are up, 0 where none has any; Ray is initialised."""
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+
+
+def largest_node_cpus(with_gpu: bool = False) -> int:
+    """Return the CPUs of the largest node that is alive, at least 1; Ray is initialised.
+
+    with_gpu: of those that have a GPU, for what asks for both.
+    """
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    cpus = (node.get("CPU", 0) for node in nodes if node.get("GPU") or not with_gpu)
+    return max(1, int(max(cpus, default=0)))
 
 
 @contextmanager

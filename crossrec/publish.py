@@ -18,7 +18,7 @@ from crossrec.config import Config
 from crossrec.current import CURRENT, MARK, read_pointer, switch
 from crossrec.errors import CrossrecError, UserError, explain
 from crossrec.lease import confirm
-from crossrec.retention import published_runs, remove_old_runs
+from crossrec.retention import published_runs, remove_old_runs, remove_unfinished
 from crossrec.runlog import stage
 from crossrec.storage import Store
 from crossrec.storage_errors import MissingObject
@@ -56,6 +56,7 @@ def publish(config: Config, store: Store) -> dict[str, Any]:
             confirm(store, config.run_id)
             switch(store, before, pointer)
         removed = remove_old_runs(store, config.run_id, config.publish.keep_runs)
+        remove_unfinished(store)
         files = manifest["files"]
         summary |= {
             "run_id": config.run_id,

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from crossrec.config import Config
-from crossrec.current import read_pointer, switch
+from crossrec.current import MARK, read_current, read_pointer, switch
 from crossrec.data.forget import find_forgotten, without
 from crossrec.data.hashing import buckets_of
 from crossrec.evaluate.pipeline import SAMPLE
@@ -34,8 +34,13 @@ from crossrec.storage_errors import MissingObject
 
 PURGING = "manifest-purging.json"
 
-REMADE = ("scores", "done", "holdout", "baselines", "calibration", "steering", "study")
-"""Folders of a run that was not published whose lists its rerun makes again."""
+REMADE = ("done", "scores", "baselines", "holdout", "calibration", "steering", "study")
+"""Folders of a run that was not published whose lists its rerun makes again; records before what
+they name, so that none is left without its files."""
+
+PIECES = ("pieces", "traits/pieces")
+"""In a prepared folder and in a run's: users by bucket, while they are at work on and where a job
+was killed at that."""
 
 NO_TABLES = (".json", ".html", ".npy", ".safetensors", ".bin", ".md", ".txt")
 
@@ -56,6 +61,7 @@ def purge(config: Config, store: Store) -> dict[str, Any]:
             with nullcontext() if is_held else hold(store, run, on_lost=lambda: None):
                 _clean_run(cleaner, run)
         for folder in store.list("prepared"):
+            store.delete(f"prepared/{folder}/{PIECES[0]}")
             cleaner.clean_tables(f"prepared/{folder}")
         referenced = _referenced(store, runs)
         for run in runs:
@@ -76,12 +82,22 @@ def _referenced(store: Store, runs: list[str]) -> set[str]:
     return found
 
 
+def _is_published(store: Store, run: str) -> bool:
+    """Whether a run is a publication, which its manifest says: not where it is half removed."""
+    if not store.exists(f"runs/{run}/manifest.json"):
+        return False
+    current = read_current(store)
+    # What readers follow is whole: its removal was given up.
+    is_current = current is not None and current["run_id"] == run
+    return is_current or not store.exists(f"runs/{run}/{MARK}")
+
+
 def _clean_run(cleaner: "_Cleaner", run: str) -> None:
-    """Clean what a run left; whether it was published, its manifest says."""
+    """Clean what a run left."""
     store, folder = cleaner.store, f"runs/{run}"
-    manifest = f"{folder}/manifest.json"
-    if store.exists(manifest):
-        cleaner.clean_lists(folder, manifest)
+    store.delete(f"{folder}/{PIECES[1]}")
+    if _is_published(store, run):
+        cleaner.clean_lists(folder, f"{folder}/manifest.json")
         others = [name for name in store.list(folder) if name not in ("scores", "done")]
     else:
         for name in REMADE:

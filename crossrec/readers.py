@@ -22,6 +22,7 @@ from crossrec.data.hashing import buckets_of
 from crossrec.errors import InputError, StorageError, explain
 from crossrec.schema import DOMAIN, SCORES, USER_ID, scores_schema
 from crossrec.storage import Store
+from crossrec.storage_errors import MissingObject
 
 COLUMNS = (USER_ID, DOMAIN, "item_ids", "scores")
 
@@ -31,7 +32,8 @@ FILES_AHEAD = 2
 """What is read ahead, which bounds the memory: some 4 MB a batch of lists of 50."""
 
 LOOKS = 3
-"""Times that current.json is looked at, where it is switched between it and its manifest."""
+"""Times that current.json is looked at, where it is switched between it and its manifest, which may
+be gone then."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,23 @@ def read_publication(store: Store) -> Publication:
     Raises:
         StorageError: there is none, or its manifest is not what was published.
     """
-    path = version = "none"
+    path = found = "none"
     for _ in range(LOOKS):
         current = read_current(store)
         if current is None:
             mend = "check the root, or run publish"
             raise StorageError(explain(store.uri(CURRENT), "a publication", "none", mend))
         path = current["manifest"]
-        data = store.read_bytes(path)
+        try:
+            data = store.read_bytes(path)
+        except MissingObject:
+            found = "none"
+            continue
         version = hashlib.sha256(data).hexdigest()
         if version == current.get("sha256", version):
             return Publication(version, json.loads(data))
-    found, mend = f"sha256 {version}", "publish the run again"
+        found = f"sha256 {version}"
+    mend = "publish the run again"
     raise StorageError(explain(store.uri(path), "the manifest that was published", found, mend))
 
 

@@ -3,8 +3,10 @@
 In: the store. Out: the runs that were removed, with the models and prepared folders that only they
 used. A run that was never published is left alone: it may be at work, or be no night. But nights
 that failed, and that nobody has gone on with since before the oldest publication that stays, go.
+So do prepared folders that were never finished and that no run names.
 
     remove_old_runs(store, current="2014-06-08", keep=7)    # ["2014-05-30"]
+    remove_unfinished(store)                                # ["prepared/0123456789abcdef"]
 
 A removal begins with a mark in the run's folder and ends with it, so that a crash half-way is
 finished by the next call, and nobody takes half a run for a publication.
@@ -15,6 +17,7 @@ import logging
 from typing import Any
 
 from crossrec.current import MARK, read_current
+from crossrec.data.histories import SUMMARY
 from crossrec.increment import RECORD
 from crossrec.lease import seconds_since_beat
 from crossrec.runsummary import read_summary
@@ -101,6 +104,35 @@ def _remove(store: Store, run: str, used: set[str]) -> bool:
     store.delete(folder)
     log.info("publish: removed run %s%s", run, "".join(f", {name}" for name in unused))
     return True
+
+
+def remove_unfinished(store: Store) -> list[str]:
+    """Remove prepared folders that are not finished and that no run names; return them.
+
+    A run names its own once that is finished: nothing goes while a job may be at one.
+    """
+    # Before the runs: who prepares a folder holds its run before.
+    folders = [f"prepared/{name}" for name in store.list("prepared")]
+    folders = [folder for folder in folders if not store.exists(f"{folder}/{SUMMARY}")]
+    if not folders:
+        return []
+    runs = store.list("runs")
+    if any(_may_prepare(store, run) for run in runs):
+        return []
+    named = {name for run in runs for name in _references(store, run)}
+    removed = [folder for folder in folders if folder not in named]
+    for folder in removed:
+        store.delete(folder)
+        log.info("publish: removed %s, which was never finished", folder)
+    return removed
+
+
+def _may_prepare(store: Store, run: str) -> bool:
+    """Whether a job is at work on a run whose input is not prepared yet."""
+    if store.exists(f"runs/{run}/prepare.json"):
+        return False
+    beat = seconds_since_beat(store, run)
+    return beat is not None and beat <= IDLE_S
 
 
 def _stands_on(store: Store, run: str) -> set[str]:

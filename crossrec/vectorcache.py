@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from crossrec.nodes import largest_node_cpus
+from crossrec.nodes import count_cpus_and_gpus, largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import domain_folder
 from crossrec.storage import Store
@@ -61,8 +60,7 @@ def encode_parts(work: Work) -> None:
     Raises:
         RayError: an actor cannot start, or a part fails time and again.
     """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
+    cpus, gpus = count_cpus_and_gpus()
     actors = max(1, min(gpus or cpus // 2, -(-work.count // work.an_actor)))
     threads = max(1, min(cpus // 2 // actors, CPUS_AN_ACTOR, largest_node_cpus()))
     encoded = ray.data.from_arrow(list(work.parts)).map_batches(

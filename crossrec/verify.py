@@ -46,7 +46,7 @@ from crossrec.verify_lists import (
     check_batch,
     check_lists,
 )
-from crossrec.verify_pins import Pinned, check_pins
+from crossrec.verify_pins import check_pins
 from crossrec.verify_records import RERUN, files_of_bucket, read_record
 
 THREADS = 16
@@ -147,13 +147,13 @@ def _allowed(
     return Allowed(ItemIndex(ids[schema.ITEM_ID]), candidates, top_k)
 
 
-def _pinned(edits: Edits | None, allowed: Allowed) -> Pinned | None:
-    """Return the pins of a domain that every list must have; None where they may give way."""
+def _pinned(edits: Edits | None, allowed: Allowed) -> np.ndarray | None:
+    """Return the rows that lists of a domain must begin with; None where pins may give way."""
     # A list holds no more of one brand than its rule says, pinned or not.
     if edits is None or allowed.candidates.groups:
         return None
-    rows = edits.pinned
-    return Pinned(rows[allowed.candidates.allowed[rows]], allowed.top_k)
+    rows: np.ndarray = edits.pinned[allowed.candidates.allowed[edits.pinned]]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Check:
     allowed: Allowed
     reasons: Reasons | None
     traits: str | None
-    pinned: Pinned | None = None
+    pinned: np.ndarray | None = None
 
     def check_lists(self, parquet: pq.ParquetFile, bucket: int) -> None:
         """Hold the lists of a bucket against who is in it and what they have had."""
@@ -176,7 +176,7 @@ class _Check:
         users = bucket_users(histories, self.domain.start, self.domain.stop)
         check_lists(parquet, users, self.allowed)
         if self.pinned is not None:
-            check_pins(parquet, users, self.allowed.items, self.pinned)
+            check_pins(parquet, users, self.allowed, self.pinned)
         if self.reasons is not None:
             check_because(parquet, histories, self.reasons)
 

@@ -231,19 +231,31 @@ def _check_rules(rows: Array, owners: Array, whose: pa.Array, allowed: Allowed) 
 
 def _check_requires(rows: Array, owners: Array, users: BucketUsers, allowed: Allowed) -> None:
     """Look that users may have the items in rows (N,), by what these require and by their texts."""
-    requires, limited = allowed.candidates.requires, allowed.candidates.limited
-    checks = []
-    if requires is not None and requires.codes.any():
-        by_kind = requires.refused(users.traits, len(users.user_ids))
-        said = "only items whose score.candidates.requires the user fulfils"
-        checks.append((said, by_kind[owners, requires.codes[rows]]))
-    if limited is not None and limited.any():
-        said = "no item that score.candidates.check_texts keeps from most users"
-        checks.append((said, limited[rows] & ~is_on_trial(users.user_ids)[owners]))
-    for said, refused in checks:
+    for said, refused in refused_to(users, owners, rows, allowed):
         if refused.any():
             found = repr(allowed.items.ids[int(rows[np.argmax(refused)])].as_py())
             refuse(refused, (said, found), users.user_ids, owners)
+
+
+def refused_to(
+    users: BucketUsers, owners: Array, rows: Array, allowed: Allowed
+) -> Iterator[tuple[str, Array]]:
+    """Yield what a rule expects, and which rows it keeps from which users, for each such rule.
+
+    Args:
+        users: of whom `owners` are.
+        owners: int64, places of users.
+        rows: int64, of items; broadcast against owners, as the result is.
+        allowed: the rules.
+    """
+    requires, limited = allowed.candidates.requires, allowed.candidates.limited
+    if requires is not None and requires.codes.any():
+        by_kind = requires.refused(users.traits, len(users.user_ids))
+        said = "only items whose score.candidates.requires the user fulfils"
+        yield said, by_kind[owners, requires.codes[rows]]
+    if limited is not None and limited.any():
+        said = "no item that score.candidates.check_texts keeps from most users"
+        yield said, limited[rows] & ~is_on_trial(users.user_ids)[owners]
 
 
 def _check_items(ids: pa.Array, owners: Array, users: BucketUsers, items: ItemIndex) -> Array:

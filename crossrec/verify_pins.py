@@ -1,12 +1,11 @@
 """Pinned items, held against what was written: they come first in every list that may hold them.
 
-    check_pins(parquet, users, ItemIndex(ids), Pinned(rows, top_k))       # raises WrongLists
+    check_pins(parquet, users, Allowed(items, candidates, top_k=50), rows)   # raises WrongLists
 
 In: as in `verify_lists`, and the rows that editors pinned, in their order, that are candidates.
-Out: nothing, or the first list that does not begin with those that its user has not had.
+Out: nothing, or the first list that does not begin with those that its user has not had and may
+have.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,44 +13,40 @@ import pyarrow.parquet as pq
 from crossrec.verify_lists import (
     ENTRIES_AT_ONCE,
     NOT_AN_ITEM,
+    Allowed,
     BucketUsers,
-    ItemIndex,
     refuse,
+    refused_to,
 )
 
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
-class Pinned:
-    """rows: (P,) within the domain, in their order. top_k: items of a list at most."""
-
-    rows: Array
-    top_k: int
-
-
 def check_pins(
-    parquet: pq.ParquetFile, users: BucketUsers, items: ItemIndex, pinned: Pinned
+    parquet: pq.ParquetFile, users: BucketUsers, allowed: Allowed, pinned: Array
 ) -> None:
-    """Look that every list begins with the pinned items that its user has not had.
+    """Look that every list begins with the pinned items that its user has not had and may have.
+
+    Args:
+        parquet: lists of a bucket.
+        users: of the bucket.
+        allowed: what lists may hold, also by user.
+        pinned: (P,) int64 rows within the domain, in their order.
 
     Raises:
         WrongLists: the first that does not.
     """
-    if not len(pinned.rows):
+    if not len(pinned):
         return
     first = 0
     for batch in parquet.iter_batches(
-        batch_size=max(1, ENTRIES_AT_ONCE // pinned.top_k), columns=["item_ids"], use_threads=False
+        batch_size=max(1, ENTRIES_AT_ONCE // allowed.top_k), columns=["item_ids"], use_threads=False
     ):
         last = first + len(batch)
-        offsets = users.offsets[first : last + 1]
-        seen = users.rows[offsets[0] : offsets[-1]]
-        owners = np.repeat(np.arange(len(batch)), np.diff(offsets))
-        expected, asked = _expected(owners, seen, len(batch), pinned)
+        expected, asked = _expected(users.part(first, last), allowed, pinned)
         lists = batch.column(0)
         lengths = lists.value_lengths().to_numpy()
-        listed = items.rows_of(lists.flatten())
+        listed = allowed.items.rows_of(lists.flatten())
         starts = np.cumsum(lengths) - lengths
         places = starts[:, None] + np.arange(expected.shape[1])
         is_there = np.arange(expected.shape[1]) < lengths[:, None]
@@ -62,13 +57,16 @@ def check_pins(
         first = last
 
 
-def _expected(owners: Array, seen: Array, size: int, pinned: Pinned) -> tuple[Array, Array]:
+def _expected(users: BucketUsers, allowed: Allowed, pinned: Array) -> tuple[Array, Array]:
     """Return what (B, P) lists begin with, and in which of these places something must stand."""
-    rows = pinned.rows
-    is_seen = np.zeros((size, len(rows)), bool)
-    for place, row in enumerate(rows.tolist()):
-        is_seen[owners[seen == row], place] = True
-    order = np.argsort(is_seen, axis=1, kind="stable")
-    unseen = len(rows) - is_seen.sum(1)
-    asked = np.arange(len(rows)) < np.minimum(unseen, pinned.top_k)[:, None]
-    return rows[order], asked
+    everyone = np.arange(len(users.user_ids))
+    owners = np.repeat(everyone, np.diff(users.offsets))
+    is_barred = np.zeros((len(everyone), len(pinned)), bool)
+    for place, row in enumerate(pinned.tolist()):
+        is_barred[owners[users.rows == row], place] = True
+    for _, refused in refused_to(users, everyone[:, None], pinned, allowed):
+        is_barred |= refused
+    order = np.argsort(is_barred, axis=1, kind="stable")
+    left = len(pinned) - is_barred.sum(1)
+    asked = np.arange(len(pinned)) < np.minimum(left, allowed.top_k)[:, None]
+    return pinned[order], asked

@@ -133,9 +133,9 @@ def summary(
     users: int = 100,
     items: int = 4,
     domains: tuple[str, ...] = PUBLISHED.domains,
-    retired: int = 0,
+    harmless: int = 0,
 ) -> dict[str, Any]:
-    events = {"null item_id": rejected, "retired domain": retired}
+    events = {"null item_id": rejected, "retired domain": harmless, "duplicate": harmless // 2}
     return {
         "inputs": [{"table": "events", "rows": 1_000}, {"table": "items", "rows": 4}],
         "rejects": {"events": events, "items": {"null item_id": 3}},
@@ -151,7 +151,8 @@ def summary(
         (summary(), set()),
         (summary(rejected=50), set()),
         (summary(rejected=51), {"rejected"}),
-        (summary(rejected=50, retired=500), set()),
+        (summary(rejected=50, harmless=500), set()),
+        (summary(rejected=51, harmless=500), {"rejected"}),
         (summary(domains=("books", "shop", "video")), set()),
         (summary(domains=("shop",)), {"lost_domains"}),
         (summary(users=200, items=8), set()),

@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "increment": {"current"},
     "lease": set[str](),
     "readers": {"data", "current"},
-    "retention": {"current", "increment", "lease", "runsummary"},
+    "retention": {"current", "data", "increment", "lease", "runsummary"},
     "verify_lists": {"data"},
     "verify_records": set[str](),
     "verify_because": {"data", "verify_lists"},

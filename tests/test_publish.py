@@ -9,7 +9,7 @@ import pytest
 from crossrec.current import CURRENT, MARK, read_current
 from crossrec.errors import CrossrecError, UserError
 from crossrec.publish import publish, rollback, switch_back
-from crossrec.retention import remove_old_runs
+from crossrec.retention import IDLE_S, remove_old_runs, remove_unfinished
 from crossrec.storage import Store
 from tests.runs import BUCKETS, DOMAINS, USERS, config_of, publish_run, scores_file, write_run
 
@@ -160,6 +160,33 @@ def test_nights_that_failed_go_with_the_publications_of_their_time(store: Store)
     assert store.list("runs") == ["at-work", "failed-lately", "r1", "r2", "search"]
     assert store.list("models") == ["at-work", "failed-lately", "m1", "search"]
     assert store.list("prepared") == ["at-work", "failed-lately", "p1", "search"]
+
+
+def test_prepared_folders_that_were_never_finished_go_while_nobody_prepares(
+    tmp_path: Path,
+) -> None:
+    store = Store(str(tmp_path))
+    store.write_bytes("prepared/killed/histories/bucket-00000.parquet", b"half")
+    store.write_bytes("prepared/named/histories/bucket-00000.parquet", b"half")
+    store.write_json("prepared/finished/summary.json", {})
+    store.write_json("runs/named/prepare.json", {"prepared": "prepared/named"})
+    lock = {"released": False, "beat_at": dt.datetime.now(dt.UTC).isoformat()}
+    store.write_json("runs/at-work/lock/1.json", lock)
+    publish_run(store, "r1")
+    assert "killed" in store.list("prepared"), "it may be what the job at work prepares"
+    store.write_json("runs/at-work/prepare.json", {"prepared": "prepared/finished"})
+    publish(config_of(store, "r1"), store)
+    assert store.list("prepared") == ["finished", "named", "p1"]
+    assert remove_unfinished(store) == []
+
+
+def test_a_job_that_died_while_it_prepared_keeps_no_folder(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write_bytes("prepared/killed/histories/bucket-00000.parquet", b"half")
+    beat = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=IDLE_S + 60)
+    lock = {"released": False, "beat_at": beat.isoformat()}
+    store.write_json("runs/died/lock/1.json", lock)
+    assert remove_unfinished(store) == ["prepared/killed"]
 
 
 def test_current_run_stays_however_old(store: Store) -> None:

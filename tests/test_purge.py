@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossrec.config import Config
-from crossrec.current import read_current
-from crossrec.errors import ConfigError, UserError
+from crossrec.current import MARK, read_current
+from crossrec.errors import ConfigError, CrossrecError, UserError
 from crossrec.lease import hold
 from crossrec.publish import publish
 from crossrec.purge import purge
 from crossrec.readers import read_scores
+from crossrec.retention import remove_old_runs
 from crossrec.storage import Store
 from tests.runs import BUCKETS, DOMAINS, USERS, bucket_user_ids, config_of, publish_run, write_run
 
@@ -177,6 +178,73 @@ def test_a_run_that_was_not_published_loses_its_lists(
     assert names_user(store, gone[0]) == []
     assert not {"scores", "done"} & set(store.list("runs/r2"))
     assert store.exists("runs/r2/plan.json")
+    check_published(store, "r1", gone[0])
+
+
+def test_lists_of_a_run_that_was_not_published_go_after_their_records(
+    gone: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after any deletion leaves no record whose files are gone."""
+    store = Store(str(tmp_path / "store"))
+    write_run(store, "r1")
+    write_traces(store, gone[0])
+    deleted: list[str] = []
+    delete = Store.delete
+
+    def watched(self: Store, path: str) -> None:
+        deleted.append(path)
+        delete(self, path)
+
+    monkeypatch.setattr(Store, "delete", watched)
+    purge(purge_config(store, tmp_path), store)
+    places = [deleted.index(f"runs/r1/{name}") for name in ("done", "scores")]
+    assert places == sorted(places)
+    # Records of judged lists are among those of the baselines.
+    places = [deleted.index(f"runs/r1/{name}") for name in ("baselines", "holdout")]
+    assert places == sorted(places)
+
+
+def test_purge_removes_what_was_killed_while_users_were_put_into_buckets(
+    gone: list[str], tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    publish_run(store, "r1")
+    for folder in ("prepared/p1", "prepared/killed", "runs/r1/traits", "runs/killed/traits"):
+        store.write_bytes(f"{folder}/pieces/000000-000000.bin", gone[0].encode())
+        store.write_json(f"{folder}/left.json", {})
+    purge(purge_config(store, tmp_path), store)
+    assert names_user(store, gone[0]) == []
+    check_published(store, "r1", gone[0])
+
+
+@pytest.mark.parametrize("left", ["scores", "neither"])
+def test_a_run_whose_removal_was_killed_is_purged_as_none_that_was_published(
+    gone: list[str], tmp_path: Path, left: str
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    publish_run(store, "r1", model="m1")
+    publish_run(store, "r2", model="m2")
+    store.write_json(f"runs/r1/{MARK}", {"references": ["models/m1"]})
+    for name in {"done", "scores"} - {left}:
+        store.delete(f"runs/r1/{name}")
+    purge(purge_config(store, tmp_path), store)
+    assert names_user(store, gone[0]) == []
+    check_published(store, "r2", gone[0])
+    assert remove_old_runs(store, current="r2", keep=1) == ["r1"]
+    assert store.list("models") == ["m2"]
+
+
+def test_a_publication_whose_removal_was_given_up_stays_whole(
+    gone: list[str], tmp_path: Path
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    publish_run(store, "r1")
+    store.write_json(f"runs/r1/{MARK}", {"references": []})
+    with pytest.raises(CrossrecError, match="a run r1 that stays, found its removal"):
+        purge(purge_config(store, tmp_path), store)
+    store.delete(f"runs/r1/{MARK}")
+    purge(purge_config(store, tmp_path), store)
+    assert names_user(store, gone[0]) == []
     check_published(store, "r1", gone[0])
 
 

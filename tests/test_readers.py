@@ -101,6 +101,28 @@ def test_read_scores_says_what_is_wrong(tmp_path: Path) -> None:
         crossrec.read_scores(store.root)
 
 
+def test_a_manifest_that_goes_while_readers_are_switched_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of a purge, between a reader's look at current.json and at its manifest."""
+    store = Store(str(tmp_path))
+    publish_run(store, "r1")
+    after = store.read_bytes("current.json")
+    before = {"run_id": "r1", "manifest": "runs/r1/manifest-purging.json", "sha256": "ab" * 32}
+    store.write_json("current.json", before)
+    with pytest.raises(StorageError, match=r"purging\.json: expected the manifest .*, found none"):
+        crossrec.read_scores(store.root)
+    read_bytes = Store.read_bytes
+
+    def switched(self: Store, path: str) -> bytes:
+        if path == before["manifest"]:
+            store.write_bytes("current.json", after)
+        return read_bytes(self, path)
+
+    monkeypatch.setattr(Store, "read_bytes", switched)
+    assert len(pairs(crossrec.read_scores(store.root))) == len(EVERYONE) * len(DOMAINS)
+
+
 def test_import_is_light(tmp_path: Path) -> None:
     """Neither the import nor reading needs Ray or torch; the import alone not even Arrow."""
     store = Store(str(tmp_path))

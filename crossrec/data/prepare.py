@@ -62,9 +62,12 @@ def prepare(config: Config, store: Store) -> dict[str, Any]:
         try:
             summary = _find_or_prepare(config, store, pins, folder, increment)
         except (ConfigError, InputError):
+            store.delete(f"{folder}/pieces")
             if not store.exists(f"runs/{config.run_id}/{RECORD}"):
                 unpin_inputs(store, config.run_id)
             raise
+        # Of a folder that is reused too: the job that made it may have been killed before.
+        store.delete(f"{folder}/pieces")
         rows = sum(entry["rows"] for entry in summary["inputs"])
         counts = ("users", "events", "items", "buckets")
         facts |= {"rows": rows, **{name: summary[name] for name in counts}}
@@ -155,7 +158,6 @@ def _prepare(
     summary["values"] = list(job.values)
     summary["images"] = _keep_images(shared, job, footers["items"], int(items.starts[-1]))
     store.write_json(f"{folder}/{SUMMARY}", summary)
-    store.delete(f"{folder}/pieces")
     _copy_rejects(store, folder, config.run_id)
     return summary
 

@@ -40,10 +40,9 @@ import pyarrow as pa
 
 from crossrec.data.histories import read_histories
 from crossrec.data.replay import before, flatten
-from crossrec.evaluate.holdout import Holdout
+from crossrec.evaluate.holdout import Holdout, score_lists
 from crossrec.schema import DOMAIN, ITEM_ID, USER_ID, domain_folder
 from crossrec.score.bucket import ScoreJob
-from crossrec.score.stream import score_buckets
 
 Array = np.ndarray
 
@@ -76,7 +75,7 @@ def judge_calibration(
         holdout: the hold-out.
         truth: of the hold-out.
         folder: for the lists and the records of buckets.
-        num_actors: as `score_buckets`.
+        num_actors: as `score_lists`.
 
     Returns:
         As in the module's docstring; None under leave-one-out, where no days are predicted.
@@ -93,7 +92,7 @@ def judge_calibration(
     )
     most = MOST_USERS * job.prepared.buckets // max(job.prepared.users, 1)
     buckets = holdout.buckets[: max(1, most)]
-    score_buckets(wide, buckets, num_actors)
+    score_lists(wide, buckets, num_actors)
     users = _known_users(wide, holdout, buckets)
     return {
         "days": holdout.stop - holdout.start,

@@ -29,6 +29,9 @@ mean."""
 LIST_LENGTH = 50
 """Items a judged list holds."""
 
+SETTINGS = ("new_places", "precision", "encoder", "explain")
+"""Of a job: what the config's `score` says of judged lists."""
+
 
 @dataclass(frozen=True)
 class Holdout:
@@ -122,5 +125,20 @@ def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) 
         encoder=encoder_of(store, lists.model, config.score.encoder),
         explain=lists.explain,
     )
-    score_buckets(job, holdout.buckets, config.score.num_actors)
+    score_lists(job, holdout.buckets, config.score.num_actors)
     return job
+
+
+def score_lists(job: ScoreJob, buckets: range, num_actors: int | None) -> None:
+    """Do what `score_buckets` does, anew where lists were made by other settings of `score`.
+
+    The places of lists do not tell settings apart: those that a rerun would not make go first.
+    """
+    made_by = {name: getattr(job, name) for name in SETTINGS}
+    path = f"{job.done}/settings.json"
+    if not job.store.exists(path) or job.store.read_json(path) != made_by:
+        # The records first, so that none is left whose lists are gone.
+        for folder in (job.done, *job.outputs.values()):
+            job.store.delete(folder)
+        job.store.write_json(path, made_by)
+    score_buckets(job, buckets, num_actors)

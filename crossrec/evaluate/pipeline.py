@@ -26,7 +26,14 @@ from crossrec.evaluate.calibration import judge_calibration
 from crossrec.evaluate.exposure import measure_exposure
 from crossrec.evaluate.faithful import judge_reasons
 from crossrec.evaluate.groupcolumns import judge_asked_groups
-from crossrec.evaluate.holdout import LIST_LENGTH, Holdout, Lists, open_holdout, score_holdout
+from crossrec.evaluate.holdout import (
+    LIST_LENGTH,
+    Holdout,
+    Lists,
+    open_holdout,
+    score_holdout,
+    score_lists,
+)
 from crossrec.evaluate.judged import FULL_ENCODER, MODEL, PUBLISHED, best_baseline, ndcg_of
 from crossrec.evaluate.lists import files_of, read_lists, with_domains
 from crossrec.evaluate.metrics import (
@@ -48,7 +55,6 @@ from crossrec.runlog import stage
 from crossrec.schema import DOMAIN, USER_ID
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import HOLDOUT
-from crossrec.score.stream import score_buckets
 from crossrec.storage import Store
 
 K = 10
@@ -163,7 +169,7 @@ def _whole_lists(config: Config, holdout: Holdout, job: ScoreJob) -> dict[str, l
     folder = f"runs/{config.run_id}/baselines/{FULL_ENCODER}"
     done = f"{folder}-work/done"
     whole = replace(job, encoder="full", outputs={MODEL: folder}, done=done, explain=0)
-    score_buckets(whole, holdout.buckets, config.score.num_actors)
+    score_lists(whole, holdout.buckets, config.score.num_actors)
     return {FULL_ENCODER: files_of(whole, holdout.buckets)[MODEL]}
 
 

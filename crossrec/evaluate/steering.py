@@ -26,7 +26,7 @@ import pyarrow as pa
 from crossrec.config import Config
 from crossrec.evaluate.bootstrap import compare
 from crossrec.evaluate.exposure import measure_distance, measure_exposure
-from crossrec.evaluate.holdout import Holdout
+from crossrec.evaluate.holdout import Holdout, score_lists
 from crossrec.evaluate.judged import MODEL
 from crossrec.evaluate.lists import files_of, read_lists, with_domains
 from crossrec.evaluate.metrics import find_ranks, measure_pairs, number_users
@@ -35,7 +35,6 @@ from crossrec.score.bucket import ScoreJob
 from crossrec.score.catalogue import load_items
 from crossrec.score.prices import write_prices
 from crossrec.score.steering import Steering
-from crossrec.score.stream import score_buckets
 
 Array = np.ndarray
 
@@ -82,7 +81,7 @@ def judge_steering(
     steered = replace(job, outputs=outputs, done=f"{folder}/done", steered=names)
     if any(setting.popularity_control for setting in settings):
         write_prices(steered)
-    score_buckets(steered, holdout.buckets, config.score.num_actors)
+    score_lists(steered, holdout.buckets, config.score.num_actors)
     files = files_of(steered, holdout.buckets)
     files = {MODEL: files_of(job, holdout.buckets)[MODEL], **files}
     texts_IW = load_items(job.store, job.prepared, job.items).state.texts_IW.numpy()

@@ -38,7 +38,7 @@ from crossrec.data.texts import (
     faults_of,
     too_attractive,
 )
-from crossrec.nodes import largest_node_cpus, torch_threads
+from crossrec.nodes import count_cpus_and_gpus, largest_node_cpus, torch_threads
 from crossrec.runlog import log
 from crossrec.schema import DOMAIN, ITEM_ID
 from crossrec.score.bucket import ScoreJob
@@ -65,8 +65,8 @@ def write_findings(job: ScoreJob, folder: str) -> dict[str, int]:
     """Look at the texts of all new items, once, on an initialised Ray; return counts by reason."""
     path = f"{folder}/{FINDINGS}"
     if not job.store.exists(path):
-        threads = min(largest_node_cpus(), CPUS_A_TASK)
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        gpus = min(1, count_cpus_and_gpus()[1])
+        threads = min(largest_node_cpus(with_gpu=gpus > 0), CPUS_A_TASK)
         task = ray.remote(num_cpus=threads, num_gpus=gpus)(_write_findings)
         with plain_errors():
             ray.get(task.remote(job, path, threads))

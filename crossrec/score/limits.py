@@ -152,15 +152,19 @@ class Terms:
     def among(self, rows_N: Tensor, with_overlaps: bool = False) -> "Terms":
         """Return the terms of new items, which are numbered anew and are all candidates.
 
-        Nobody has seen a new item, and it has no neighbours but those that it is related to: where
-        no relations are known, its score is the products alone.
+        New is what nobody had seen when the item side was made; by an incremental night some have.
+        A new item has no neighbours but those that it is related to: where no relations are known,
+        its score is the products alone.
         """
         size = len(self.products[0][1])
+        users_S, items_S = self.seen_S2.unbind(1)
+        # Pairs like those that overlap, but for what they add.
+        users_S, places_S, _ = Overlap(users_S, items_S, items_S).among(rows_N, size)
         related = self.overlaps if with_overlaps else ()
         overlaps = [Overlap(*found).among(rows_N, size) for found in related]
         products = [(queries, SomeRows(items_IW, rows_N)) for queries, items_IW in self.products]
         left_out = [one.among(rows_N) for one in self.left_out if isinstance(one, Refused)]
-        return Terms(products, overlaps, rows_N.new_zeros(0, 2), left_out)
+        return Terms(products, overlaps, torch.stack([users_S, places_S], 1), left_out)
 
 
 def _of_some(of_block: LeftOut, users_M: Tensor) -> LeftOut:

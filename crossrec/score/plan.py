@@ -80,10 +80,11 @@ def write_plan(
     """Write what this run will do, once; refuse another plan under the same run_id.
 
     Raises:
-        ConfigError: there is another plan, a domain does not exist, or an incremental night would
-            do what the full night that it stands on did not.
+        ConfigError: there is another plan, a domain does not exist, the model was trained on other
+            domains, or an incremental night would do what the full night that it stands on did not.
     """
     domains = listed_domains(config, prepared)
+    _check_domains(store, model, prepared)
     plan = {
         "run_id": config.run_id,
         "model": model,
@@ -132,6 +133,16 @@ def write_plan(
     more = {"config": config.public(), "inputs": inputs, "scores": scores}
     store.write_json(path, plan | more)
     return plan
+
+
+def _check_domains(store: Store, model: str, prepared: Prepared) -> None:
+    """Raise where a model knows other domains than the input, or by other numbers."""
+    knows = store.read_json(f"{model}/config.json")["domains"]
+    wanted = [domain.name for domain in prepared.domains]
+    if knows != wanted:
+        expected = f"a model of the input's domains, {wanted}"
+        mend = "fine-tune on this input, or name a model of its domains in score.model"
+        raise ConfigError(explain(store.uri(model), expected, f"one of {knows}", mend))
 
 
 def _check_increment(plan: dict[str, Any], increment: Increment, store: Store) -> None:

@@ -23,7 +23,7 @@ from crossrec.data.replay import Histories, before, sample_histories, select_use
 from crossrec.data.tasks import plain_errors
 from crossrec.data.traits import read_traits
 from crossrec.model.checkpoint import tensors_to_bytes
-from crossrec.nodes import largest_node_cpus, torch_threads
+from crossrec.nodes import count_cpus_and_gpus, largest_node_cpus, torch_threads
 from crossrec.runlog import log
 from crossrec.score.bucket import ScoreJob
 from crossrec.score.limits import Terms
@@ -50,8 +50,8 @@ def write_prices(job: ScoreJob) -> None:
     """Find the prices of all items as of the job's day, on an initialised Ray; once a folder."""
     if job.store.exists(f"{job.items}/{PRICES}"):
         return
-    threads = min(largest_node_cpus(), CPUS_A_TASK)
-    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    gpus = min(1, count_cpus_and_gpus()[1])
+    threads = min(largest_node_cpus(with_gpu=gpus > 0), CPUS_A_TASK)
     # Not here: the driver's node may have neither GPU nor room.
     task = ray.remote(num_cpus=threads, num_gpus=gpus)(_write_prices)
     with plain_errors():

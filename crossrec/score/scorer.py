@@ -276,10 +276,11 @@ class Scorer:
             + weights_BP["text_domain"].unsqueeze(1) * users.domain_profile_BDW[:, index]
         )
         products = [(text_BW, texts_IW), (side.columns_BR, columns_IR)]
+        narrowed = [narrow_texts, None]
         if self.has_sequence(system):
-            products.append(
-                (side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index], vectors_IW)
-            )
+            sequence_BW = side.sequence_B.unsqueeze(1) * users.queries_BDW[:, index]
+            products.append((sequence_BW, vectors_IW))
+            narrowed.append(narrow_vectors)
         weighted = [
             found.weighted(weights_BP[part])
             for part, found in overlaps.items()
@@ -289,7 +290,6 @@ class Scorer:
         if RELATED in overlaps and fusion.related is not None and bool(fusion.related.any()):
             by_item_I = fusion.related_weights(self.is_new[name])
             weighted.append(overlaps[RELATED].weighted_by_item(by_item_I))
-        narrowed = (narrow_texts, None, narrow_vectors)
         return Terms(products, weighted, seen_S2, left_out, narrowed)
 
     def _seen(self, histories: Histories, domain: DomainRange) -> Tensor:

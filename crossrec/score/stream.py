@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from crossrec.data.histories import Prepared, read_histories
 from crossrec.data.traits import with_traits
 from crossrec.errors import CrossrecError, StorageError, explain
-from crossrec.nodes import largest_node_cpus
+from crossrec.nodes import count_cpus_and_gpus, largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import bucket_name
 from crossrec.score.bucket import ScoreBucket, ScoreJob
@@ -138,11 +138,10 @@ def _stream(
         names: gets those of the actors, when they are started.
         one_by_one: no bucket waits in an actor, where another may take it along.
     """
-    resources = ray.cluster_resources()
-    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
-    room = max(1, cpus - CPUS_LEFT)
+    cpus, gpus = count_cpus_and_gpus()
+    room, largest = max(1, cpus - CPUS_LEFT), largest_node_cpus(with_gpu=gpus > 0)
     # By the cluster alone, not by what is missing: a rerun has the same threads, so the same sums.
-    threads = max(1, min(room // (num_actors or gpus or room), CPUS_AN_ACTOR, largest_node_cpus()))
+    threads = max(1, min(room // (num_actors or gpus or room), CPUS_AN_ACTOR, largest))
     actors = num_actors or gpus or _actors_for(job, len(missing), room)
     actors = min(actors, len(missing))
 

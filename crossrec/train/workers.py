@@ -127,7 +127,7 @@ def scale_workers(run: Run) -> ScalingConfig:
     now, most = ray.cluster_resources(), _limits()
     cpus, gpus = (int(max(now.get(name, 0), most.get(name, 0))) for name in ("CPU", "GPU"))
     # What an autoscaler may add is no smaller than what there is, or there is nothing yet.
-    largest = largest_node_cpus() if now.get("CPU", 0) else CPUS_A_WORKER
+    largest = largest_node_cpus(now.get("GPU", 0) > 0) if now.get("CPU", 0) else CPUS_A_WORKER
     each = max(1, min(cpus // 2 // (run.workers * run.runs_at_once), CPUS_A_WORKER, largest))
     everyone = (run.min_workers or run.workers) * run.runs_at_once
     if everyone * each >= cpus or (gpus and everyone > gpus):

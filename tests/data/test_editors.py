@@ -8,14 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossrec.config import Config
-from crossrec.data.candidates import read_candidates, rules_of
+from crossrec.data.candidates import Candidates, read_candidates, rules_of
 from crossrec.data.candidates import write_candidates as write
 from crossrec.data.editors import PIN, Edits, read_edits
 from crossrec.data.histories import Prepared
+from crossrec.data.requires import Requires
+from crossrec.data.texts import is_on_trial
 from crossrec.errors import ConfigError
 from crossrec.storage import Store, encode_parquet
-from crossrec.verify_lists import BucketUsers, ItemIndex, WrongLists
-from crossrec.verify_pins import Pinned, check_pins
+from crossrec.verify_lists import Allowed, BucketUsers, ItemIndex, WrongLists
+from crossrec.verify_pins import check_pins
 from tests.data.test_candidates import (
     DAY,
     ITEMS,
@@ -120,11 +122,12 @@ def lists_file(*lists: list[str]) -> pq.ParquetFile:
 USERS = BucketUsers(pa.array(["ada", "bob"]), np.array([0, 0, 1]), np.array([4]))
 """Bob has had item e."""
 ITEM_IDS = ItemIndex(pa.chunked_array([list("abcde")]))
-PINNED = Pinned(np.array([4, 0]), top_k=3)
+ALLOWED = Allowed(ITEM_IDS, Candidates(np.ones(5, bool)), top_k=3)
+PINNED = np.array([4, 0])
 
 
 def test_lists_that_begin_with_unseen_pins_pass() -> None:
-    check_pins(lists_file(["e", "a", "b"], ["a", "b", "c"]), USERS, ITEM_IDS, PINNED)
+    check_pins(lists_file(["e", "a", "b"], ["a", "b", "c"]), USERS, ALLOWED, PINNED)
 
 
 @pytest.mark.parametrize(
@@ -141,4 +144,34 @@ def test_lists_that_do_not_begin_with_pins_are_refused(
     lists: tuple[list[str], list[str]], whose: str
 ) -> None:
     with pytest.raises(WrongLists, match=f"pinned by score.rules.*{whose}"):
-        check_pins(lists_file(*lists), USERS, ITEM_IDS, PINNED)
+        check_pins(lists_file(*lists), USERS, ALLOWED, PINNED)
+
+
+def check_pins_by_rules(candidates: Candidates, users: BucketUsers, *lists: list[str]) -> None:
+    check_pins(lists_file(*lists), users, Allowed(ITEM_IDS, candidates, top_k=3), PINNED)
+
+
+def test_a_pin_that_its_user_does_not_fulfil_is_not_expected() -> None:
+    """Item e requires an age of 18; Ada is younger, and what Cy is nobody knows."""
+    requires = Requires(np.array([0, 0, 0, 0, 1]), (("<=", "age"),), ((None,), (18.0,)))
+    candidates = Candidates(np.ones(5, bool), requires=requires)
+    ages = pa.array([17.0, 40.0, None])
+    nothing = np.zeros(4, np.int64), np.zeros(0, np.int64)
+    users = BucketUsers(pa.array(["ada", "bob", "cy"]), *nothing, {"age": ages})
+    check_pins_by_rules(candidates, users, ["a", "b"], ["e", "a"], ["a", "c"])
+    with pytest.raises(WrongLists, match=r"pinned by score\.rules.*bob"):
+        check_pins_by_rules(candidates, users, ["a", "b"], ["a", "b"], ["a", "c"])
+
+
+def test_a_pin_on_trial_is_expected_by_those_who_are_on_trial() -> None:
+    limited = np.array([False, False, False, False, True])
+    candidates = Candidates(np.ones(5, bool), limited=limited)
+    names = pa.array([f"user {number}" for number in range(200)])
+    chosen = is_on_trial(names)
+    assert 0 < chosen.sum() < len(names)
+    users = BucketUsers(names, np.zeros(len(names) + 1, np.int64), np.zeros(0, np.int64))
+    lists = [["e", "a"] if one else ["a", "b"] for one in chosen]
+    check_pins_by_rules(candidates, users, *lists)
+    lists[int(chosen.argmax())] = ["a", "b"]
+    with pytest.raises(WrongLists, match=r"pinned by score\.rules"):
+        check_pins_by_rules(candidates, users, *lists)

@@ -357,6 +357,22 @@ def test_prepare_takes_a_mended_input(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+def test_prepare_leaves_no_pieces_of_an_input_that_is_refused_or_found_finished(
+    tmp_path: Path,
+) -> None:
+    """They name users, and nothing reads them again."""
+    write_items(tmp_path / "items/0.parquet", ("1", "shop"))
+    write_events(tmp_path / "events/0.parquet", ("ada", "9", "shop", DAY_1))
+    with pytest.raises(InputError, match="unknown item"):
+        run(tmp_path)
+    assert not list((tmp_path / "store/prepared").rglob("pieces"))
+    write_events(tmp_path / "events/0.parquet", ("ada", "1", "shop", DAY_1))
+    summary, store = run(tmp_path)
+    store.write_bytes(f"{summary['prepared']}/pieces/events-000000-0.bin", b"as of a kill")
+    run(tmp_path)
+    assert not list((tmp_path / "store/prepared").rglob("pieces"))
+
+
 def test_prepare_works_on_s3(tmp_path: Path, s3_root: str) -> None:
     write_items(tmp_path / "items/0.parquet", ("1", "a/b"))
     write_events(tmp_path / "events/0.parquet", ("ada", "1", "a/b", DAY_1))

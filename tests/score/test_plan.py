@@ -1,4 +1,5 @@
 import logging
+import re
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -49,9 +50,14 @@ def test_missing_model_is_refused(models: Store) -> None:
         find_model(config_of(models), models)
 
 
-def plan_of(store: Store, **score: Any) -> dict[str, Any]:
+SHOP = DomainRange("shop", 0, 1, 0)
+
+
+def plan_of(
+    store: Store, domains: tuple[DomainRange, ...] = (SHOP,), **score: Any
+) -> dict[str, Any]:
     """Return the plan of a run that scores with the model `own`."""
-    prepared = Prepared("prepared/x", "x", (DomainRange("shop", 0, 1, 0),), 32, 1, 0, 1, 0)
+    prepared = Prepared("prepared/x", "x", domains, 32, 1, 0, 1, 0)
     rules = cast(FoundRules, SimpleNamespace(public=dict))
     return write_plan(config_of(store, **score), store, prepared, "models/own", rules)
 
@@ -60,7 +66,7 @@ def plan_of(store: Store, **score: Any) -> dict[str, Any]:
 def planned(models: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The store, with what a plan is made from."""
     models.write_json("prepared/x/summary.json", {"inputs": {}})
-    models.write_json("models/own/config.json", {"facts": {}})
+    models.write_json("models/own/config.json", {"facts": {}, "domains": ["shop"]})
     monkeypatch.setattr(plan_module, "check_model", lambda *_: "sum")
     return models
 
@@ -81,3 +87,20 @@ def test_a_model_without_a_small_encoder_is_scored_by_its_own_with_a_warning(
     # So that the run goes on, whichever of both is asked for.
     assert wanted == plan_of(planned)
     assert "encoder" not in wanted
+
+
+@pytest.mark.parametrize("domains", [["store"], ["shop", "video"], []], ids=str)
+def test_a_model_of_other_domains_is_refused_before_anything_is_written(
+    planned: Store, domains: list[str]
+) -> None:
+    planned.write_json("models/own/config.json", {"facts": {}, "domains": domains})
+    said = rf"models/own: .* domains, \['shop'\], found one of {re.escape(str(domains))}; fine-tune"
+    with pytest.raises(ConfigError, match=said):
+        plan_of(planned)
+    assert not planned.exists("runs/night/plan.json")
+
+
+def test_a_model_that_numbers_the_domains_otherwise_is_refused(planned: Store) -> None:
+    planned.write_json("models/own/config.json", {"facts": {}, "domains": ["video", "shop"]})
+    with pytest.raises(ConfigError, match=r"\['shop', 'video'\], found one of \['video', 'shop'\]"):
+        plan_of(planned, (SHOP, DomainRange("video", 1, 2, 0)))

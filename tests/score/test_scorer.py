@@ -25,6 +25,7 @@ from crossrec.score.catalogue import Items
 from crossrec.score.lists import Lists, to_table
 from crossrec.score.narrow import Precision
 from crossrec.score.scorer import Scorer
+from crossrec.score.steering import Steered, Steering
 from crossrec.storage import encode_parquet
 from tests.small import activity_of, histories
 
@@ -145,6 +146,22 @@ def test_lists_found_by_narrow_items_have_exact_scores(
     assert (score_all(scorer)["model", "shop"].scores[0] >= 0).all()
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_steered_lists_are_found_by_narrow_items_without_a_sequence_too(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(narrow, "NARROW_WIDTH", 8)
+    found = []
+    for bits in ("fp32", precision):
+        scorer = make_scorer(SHOP, VIDEO, precision=bits)
+        with torch.no_grad():
+            scorer.fusions["model"].sequence.zero_()
+        scorer.steered = Steered({"model": Steering(popularity_control=0.5)})
+        scorer.prices = {"shop": torch.linspace(0, 2, 12), "video": torch.linspace(3, 0, 28)}
+        found.append(scorer.score(USERS, DAY, [("model", "video")], K)["model", "video"])
+    np.testing.assert_allclose(found[1].scores, found[0].scores, rtol=1e-5, atol=1e-5)
+
+
 def test_a_sequence_that_earned_no_weight_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = make_scorer(SHOP, VIDEO)
     with torch.no_grad():
@@ -251,6 +268,22 @@ def test_score_keeps_places_for_the_best_new_items() -> None:
         others = [row for row in best_of(expected[user], left) if row not in favoured]
         rows = {*favoured, *others[: K - places]}
         assert lists.rows[user].tolist() == best_of(expected[user], rows)
+
+
+@pytest.mark.parametrize("most", [None, 2])
+def test_places_for_new_items_are_not_given_to_those_that_a_user_has_had(most: int | None) -> None:
+    """As on an incremental night, whose new items are those of the full night before."""
+    groups = {} if most is None else {"brand": BRANDS}
+    rules = Candidates(np.ones(28, bool), groups, {"brand": most or 0})
+    scorer, places = make_scorer(SHOP, VIDEO, candidates={"video": rules}), 4
+    expected = as_learned(scorer, "model", VIDEO)
+    had = best_of(expected[0], NEW_IN_VIDEO)[:3]
+    users = daily([[*ORDINARY[0], *(VIDEO.start + row for row in had)], *ORDINARY[1:]])
+    found = with_new(scorer, places, users)["model", "video"].rows
+    for user in range(len(users.lengths)):
+        rows = {row for row in found[user].tolist() if row >= 0}
+        assert rows <= unseen(users, user, VIDEO)
+        assert len(rows & NEW_IN_VIDEO) >= places
 
 
 def test_score_keeps_places_in_lists_of_a_fusion_alone() -> None:

@@ -50,7 +50,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, float]]:
     said: dict[str, dict[str, float]] = {"now": {"CPU": 4.0}, "most": {}}
     monkeypatch.setattr(ray, "cluster_resources", lambda: said["now"])
     monkeypatch.setattr(workers, "_limits", lambda: said["most"])
-    monkeypatch.setattr(workers, "largest_node_cpus", lambda: int(said["now"]["CPU"]))
+    monkeypatch.setattr(workers, "largest_node_cpus", lambda with_gpu: int(said["now"]["CPU"]))
     return said
 
 
@@ -91,5 +91,5 @@ def test_worker_asks_for_no_more_cpus_than_a_node_has(
 ) -> None:
     cluster["now"] = {"CPU": 6.0}
     assert workers.scale_workers(run_of(tmp_path, 1)).resources_per_worker == {"CPU": 3, "GPU": 0}
-    monkeypatch.setattr(workers, "largest_node_cpus", lambda: 2)
+    monkeypatch.setattr(workers, "largest_node_cpus", lambda with_gpu: 2)
     assert workers.scale_workers(run_of(tmp_path, 1)).resources_per_worker == {"CPU": 2, "GPU": 0}
