@@ -114,6 +114,7 @@ class Deadly(ScoreBucket):
         return super().__call__(batch)
 
 
+@pytest.mark.slow
 def test_bucket_that_kills_its_process_fails_after_the_others_are_done(
     job: ScoreJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
