@@ -121,7 +121,8 @@ class EvaluateConfig(Section):
     learns to look."""
     backbones: tuple[BackboneName, ...] = ("top",)
     """What the study lets learn of a backbone that the night leaves frozen, one beside the other,
-    each from the night's trained head on: its top layers, LoRA, bottleneck adapters, all of it."""
+    each from the night's trained head on: its top layers, LoRA, bottleneck adapters, all of it. The
+    head goes on at a tenth of its rate, adapters learn at ten times the backbone's."""
     backbone_steps: Annotated[int, Field(ge=1)] = 100
     """Steps for which it learns."""
     groups: GroupsConfig = Field(default_factory=GroupsConfig)
