@@ -61,6 +61,7 @@ def run_prepare(
     return config, store, open_prepared(store, prepare(config, store)["prepared"])
 
 
+@pytest.mark.slow
 def test_an_item_is_its_text_and_its_image_side_by_side(
     tmp_path: Path, tiny_backbone: str, resnet: str
 ) -> None:

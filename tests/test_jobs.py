@@ -181,6 +181,7 @@ def check_record(night: Night, server: Webhook, summary: dict[str, Any]) -> None
     assert said["bytes"] == pytest.approx(files, abs=10_000)
 
 
+@pytest.mark.slow
 def test_job_starts_a_ray_of_its_own(tmp_path: Path) -> None:
     """Without RAY_ADDRESS; the one test that pays for a start."""
     began = time.time()

@@ -324,6 +324,7 @@ def wait_for_ever(config: Config, store: Store) -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.slow
 def test_job_that_is_stopped_leaves_the_run(tmp_path: Path, joined: dict[str, str]) -> None:
     with working_job(tmp_path, joined) as (process, store):
         process.send_signal(signal.SIGTERM)
@@ -333,6 +334,7 @@ def test_job_that_is_stopped_leaves_the_run(tmp_path: Path, joined: dict[str, st
         assert taken(store, 1)["released"]
 
 
+@pytest.mark.slow
 def test_job_whose_run_was_taken_ends(tmp_path: Path, joined: dict[str, str]) -> None:
     with working_job(tmp_path, joined) as (process, store):
         store.write_json("runs/night/lock/2.json", {**taken(store, 1), "token": "another"})

@@ -80,7 +80,7 @@ def evaluate(config: Config, store: Store) -> dict[str, Any]:
         files = files_of(job, holdout.buckets) | {
             name: [file["path"] for file in record["files"]] for name, record in records.items()
         }
-        files |= _whole_lists(config, holdout, job)
+        files |= whole_lists(config, holdout, job)
         files |= _published_lists(config, store, holdout, finetuned["selected"])
         items = holdout.known_items(store)
         truth = holdout.truth(store, items)
@@ -162,7 +162,7 @@ def run_lists(config: Config, store: Store, selected: str) -> Lists:
     return Lists(selected, outputs, folder, config.score.explain)
 
 
-def _whole_lists(config: Config, holdout: Holdout, job: ScoreJob) -> dict[str, list[str]]:
+def whole_lists(config: Config, holdout: Holdout, job: ScoreJob) -> dict[str, list[str]]:
     """Return the lists of the model with its own encoder, where `job` scored by the small one."""
     if job.encoder == "full":
         return {}

@@ -19,10 +19,12 @@ import pyarrow as pa
 from crossrec.config import Config
 from crossrec.data.histories import open_prepared
 from crossrec.evaluate.holdout import Holdout, open_holdout, score_holdout
+from crossrec.evaluate.judged import FULL_ENCODER, MODEL
 from crossrec.evaluate.lists import files_of
-from crossrec.evaluate.pipeline import evaluate, run_lists, write_report
+from crossrec.evaluate.pipeline import evaluate, run_lists, whole_lists, write_report
 from crossrec.runlog import log, stage
 from crossrec.schema import DOMAIN
+from crossrec.score.bucket import ScoreJob
 from crossrec.storage import Store
 from crossrec.study.judging import measure, train_and_score
 from crossrec.study.robustness import judge_shifts
@@ -53,10 +55,9 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
         holdout = open_holdout(config, prepared, finetuned["days"])
         truth = holdout.truth(store, holdout.known_items(store))
         job = score_holdout(config, store, holdout, run_lists(config, store, finetuned["selected"]))
-        files = files_of(job, holdout.buckets)
         whole = {
             name: Judged(name, measure(store, truth, paths, holdout))
-            for name, paths in files.items()
+            for name, paths in own_lists(config, holdout, job).items()
         }
         found: dict[str, Any] = {}
         variants = plan_variants(config, prepared.domains) if config.evaluate.study else []
@@ -69,12 +70,19 @@ def study(config: Config, store: Store, metrics: dict[str, Any]) -> dict[str, An
             trained = finetuned["training"]["curve"][0].get("trained")
             found |= summarise(config, whole, judged, finetuned["seconds"], trained)
         if config.evaluate.shifts:
-            found["shifts"] = judge_shifts(config, store, holdout, truth, whole["model"])
+            found["shifts"] = judge_shifts(config, store, holdout, truth, whole[MODEL])
         metrics = metrics | {"study": found}
         write_report(metrics, store)
         facts |= {"variants": len(variants), "shifts": len(found.get("shifts", []))}
         facts["report"] = store.uri(f"{run}/report.html")
     return metrics | {"seconds": metrics["seconds"] + facts["seconds"]}
+
+
+def own_lists(config: Config, holdout: Holdout, job: ScoreJob) -> dict[str, list[str]]:
+    """Return the lists that `job` made, the model's with its own encoder, as variants have them."""
+    files = files_of(job, holdout.buckets)
+    whole = whole_lists(config, holdout, job)
+    return files | ({MODEL: whole[FULL_ENCODER]} if whole else {})
 
 
 def _judge(

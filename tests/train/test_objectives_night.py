@@ -8,11 +8,16 @@ import pyarrow.compute as pc
 import pytest
 
 from crossrec.data.demo import make_demo
+from crossrec.data.histories import open_prepared
 from crossrec.data.prepare import prepare
 from crossrec.errors import ConfigError
+from crossrec.evaluate.holdout import open_holdout, score_holdout
+from crossrec.evaluate.lists import files_of
+from crossrec.evaluate.pipeline import run_lists
 from crossrec.nightly import nightly
 from crossrec.score.pipeline import score
 from crossrec.storage import Store
+from crossrec.study.pipeline import own_lists
 from tests.nights import DEMO, Night, change, small_config
 
 pytestmark = pytest.mark.slow
@@ -90,6 +95,7 @@ def judge_the_small_encoder_of(night: Night) -> None:
     assert "full_encoder" in metrics["comparison"]
     report = night.store.read_bytes(f"runs/{night.config.run_id}/report.html").decode()
     assert "with its whole encoder" in report
+    judge_what_a_study_compares_with(night)
     monday = change(night.config, run_id="monday", score={"mode": "incremental"})
     prepare(monday, night.store)
     assert score(monday, night.store)["users"] == night.summary["users"]
@@ -97,6 +103,22 @@ def judge_the_small_encoder_of(night: Night) -> None:
     prepare(tuesday, night.store)
     with pytest.raises(ConfigError, match=r"others \(encoder\)"):
         score(tuesday, night.store)
+
+
+def judge_what_a_study_compares_with(night: Night) -> None:
+    """Variants are read by their own encoders, so the model is too."""
+    trained = night.read_json("finetune.json")
+    whole = open_prepared(night.store, night.read_json("prepare.json")["prepared"])
+    holdout = open_holdout(night.config, whole, trained["days"])
+    lists = run_lists(night.config, night.store, trained["selected"])
+    job = score_holdout(night.config, night.store, holdout, lists)
+    by_small = files_of(job, holdout.buckets)
+    compared = own_lists(night.config, holdout, job)
+    assert set(compared) == set(by_small)
+    folder = f"runs/{night.config.run_id}/baselines/full_encoder/"
+    assert all(path.startswith(folder) for path in compared["model"])
+    assert len(compared["model"]) == len(by_small["model"]) > 0
+    assert compared["step0"] == by_small["step0"]
 
 
 def judge_ratings_of(night: Night) -> None:
