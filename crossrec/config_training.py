@@ -119,6 +119,9 @@ class TrainConfig(Section):
     hold. All else is on every worker."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 12
     """Passes over the histories at most."""
+    epoch_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Optimizer steps of an epoch at least: few histories are read several times before the epoch
+    is judged, other parts of long ones each time. Not under continue_from."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps at most; default: as many as the epochs have."""
     patience: Annotated[int, Field(ge=1, le=1_000)] = 3

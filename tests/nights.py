@@ -79,7 +79,13 @@ def small_config(store: Store, backbone: str, data: dict[str, Any], **sections: 
         "storage": {"root": store.root},
         "model": {"backbone": backbone, "width": 32, "heads": 2, "layers": 1, "max_history": 20},
         # Small batches, because the learning rate needs 50 steps to rise.
-        "train": {"epochs": EPOCHS, "batch_size": 16, "patience": 3, "moments": 4},
+        "train": {
+            "epochs": EPOCHS,
+            "epoch_steps": 1,
+            "batch_size": 16,
+            "patience": 3,
+            "moments": 4,
+        },
         "score": {"top_k": TOP_K},
     }
     for name, value in sections.items():

@@ -239,28 +239,6 @@ def pad(histories: Histories, max_history: int) -> PaddedHistories:
     return PaddedHistories(rows, days, kept, values)
 
 
-def training_targets(padded: PaddedHistories, histories: Histories) -> tuple[Array, Array, Array]:
-    """Return what is predicted from where: each event, from the newest earlier day.
-
-    Within a day the order says nothing and the night never sees part of a day, so an event of day d
-    is predicted from what was known before d. Events whose source was cut off by `max_history` are
-    left out.
-
-    Returns:
-        (N,) int64 each: batch row, source column, target column; sorted by batch row, then target
-        column.
-    """
-    length = padded.rows.shape[1]
-    columns = np.arange(length)
-    new_day = np.ones(padded.rows.shape, bool)
-    new_day[:, 2:] = padded.days[:, 2:] != padded.days[:, 1:-1]
-    source = np.maximum.accumulate(np.where(new_day, columns, 0), axis=1) - 1
-    is_cut = padded.lengths < histories.lengths
-    wanted = (padded.rows >= 0) & ((source > 0) | ~is_cut[:, None])
-    users, targets = np.nonzero(wanted)
-    return users, source[users, targets], targets
-
-
 @dataclass(frozen=True)
 class Activity:
     """Events of each item by day, sorted by (row, day), (N,) int32 each; of `items` items.

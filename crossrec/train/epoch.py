@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, distributed, nn
 
-from crossrec.data.replay import before, flatten, pad, training_targets
+from crossrec.data.replay import before, flatten, pad
 from crossrec.data.stream import NOBODY
 from crossrec.errors import CrossrecError, explain
 from crossrec.model.inference import to_batch
@@ -30,6 +30,7 @@ from crossrec.train.progress import Progress
 from crossrec.train.sharding import average_whole, is_bf16, own_gradients, world_size
 from crossrec.train.task import Task, TrainJob, idle_batch
 from crossrec.train.tracking import Tracker
+from crossrec.train.windows import BY_EVENT, SINCE, training_targets
 
 
 def learners(
@@ -49,7 +50,7 @@ def learners(
         has_events = histories.lengths > 0
         newest[has_events] = histories.days[ends[has_events]]
         keep, since = select_learners(newest, job.start.known_before, job.train.replay, rng)
-        yield table.append_column("since", pa.array(since)).filter(pa.array(keep))
+        yield table.append_column(SINCE, pa.array(since)).filter(pa.array(keep))
 
 
 def share_of(batch_size: int, rank: int, world: int) -> int:
@@ -226,9 +227,10 @@ def _to_tensors(job: TrainJob, table: pa.Table) -> tuple[HistoryBatch, Targets]:
         return idle_batch(len(job.bounds))
     histories = before(flatten(table), job.known_before)
     padded = pad(histories, job.model.max_history)
-    users, sources, columns = training_targets(padded, histories)
-    if "since" in table.column_names:
-        is_asked = padded.days[users, columns] >= table["since"].to_numpy()[users]
+    by_event = table[BY_EVENT].to_numpy() if BY_EVENT in table.column_names else None
+    users, sources, columns = training_targets(padded, histories, by_event)
+    if SINCE in table.column_names:
+        is_asked = padded.days[users, columns] >= table[SINCE].to_numpy()[users]
         users, sources, columns = users[is_asked], sources[is_asked], columns[is_asked]
     if job.is_of_ratings:
         is_given = ~np.isnan(padded.values[RATING][users, columns])

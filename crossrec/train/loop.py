@@ -42,6 +42,7 @@ from crossrec.train.sharding import join_workers
 from crossrec.train.task import Task, TrainJob, build_task
 from crossrec.train.tracking import Tracked, Tracker, open_tracker
 from crossrec.train.validate import RMSE, Valid, judge_epoch, load_valid
+from crossrec.train.windows import draw_epoch
 
 SHUFFLE_BATCHES = 8
 """Batches that are read at once and shuffled among each other; users lie in the order of a hash, so
@@ -122,13 +123,15 @@ def _run_epoch(
     worker: Worker,
     tracker: Tracker,
 ) -> dict[str, Any]:
-    """Train on every history once; return the epoch's point of the curve."""
+    """Train on every history `task.passes` times; return the epoch's point of the curve."""
     began = time.perf_counter()
     torch.manual_seed(job.seed * 100_003 + progress.epoch * worker.world + worker.rank)
     size = share_of(job.train.batch_size, worker.rank, worker.world)
     tables = worker.shard.iter_batches(batch_size=size * SHUFFLE_BATCHES, batch_format="pyarrow")
     rng = np.random.default_rng(torch.initial_seed())
-    batches = minibatches(learners(tables, job, rng), size, rng)
+    read = learners(tables, job, rng)
+    drawn = draw_epoch(read, task.passes, job.model.max_history, job.known_before, rng)
+    batches = minibatches(drawn, size, rng)
     point = train_epoch(job, task, loss, batches, progress, tracker)
     progress.epoch += 1
     return point | {"seconds": round(time.perf_counter() - began, 2)}

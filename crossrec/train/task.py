@@ -85,7 +85,8 @@ class Task:
     """What a worker trains, and what validation needs beside it.
 
     learning: the items' vectors, where a backbone learns. vectors_IT: those before training.
-    items: rows of the id embedding, as `model.checkpoint.Model.items`.
+    items: rows of the id embedding, as `model.checkpoint.Model.items`. passes: times that an epoch
+    reads every history.
     """
 
     loss: NextEventLoss
@@ -94,6 +95,7 @@ class Task:
     items: pa.Table
     activity: Activity
     optimizer: torch.optim.Optimizer
+    passes: int
     total_steps: int
     device: torch.device
     train: TrainConfig
@@ -212,7 +214,7 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         table,
         Objective(job.train.objective, job.train.gbce_t),
     ).to(device)
-    total_steps = count_steps(job, activity)
+    passes, total_steps = count_steps(job, activity)
     if learning is not None and learning.texts is not None:
         schedule_adapter(learning.texts.backbone, total_steps)
     if job.train.compile:
@@ -229,6 +231,7 @@ def build_task(job: TrainJob, device: torch.device) -> Task:
         items,
         activity,
         optimizer,
+        passes,
         total_steps,
         device,
         job.train,
@@ -271,15 +274,18 @@ def _let_learn(backbone: TextBackbone, job: TrainJob, device: torch.device) -> N
         shard(backbone.model, device, job.train.precision)
 
 
-def count_steps(job: TrainJob, activity: Activity) -> int:
-    """Return the optimizer steps that the epochs have, at most."""
+def count_steps(job: TrainJob, activity: Activity) -> tuple[int, int]:
+    """Return how often an epoch reads every history, and the optimizer steps of all, at most."""
     users = job.prepared.users
+    a_pass = max(-(-users // job.train.batch_size), 1)
+    # What is new since a model to go on from is little on purpose.
+    passes = -(-job.train.epoch_steps // a_pass) if job.start is None else 1
     if job.start is not None:
         new_events = int(activity.counts(job.start.known_before, job.known_before).sum())
         users = min(users, new_events + math.ceil(job.train.replay * users))
     # Not job.epochs: a refit goes through the rates that the chosen epoch had.
-    steps = job.train.epochs * -(-users // job.train.batch_size)
-    return min(steps, job.train.max_steps or steps)
+    steps = job.train.epochs * passes * -(-users // job.train.batch_size)
+    return passes, min(steps, job.train.max_steps or steps)
 
 
 def compile_modules(loss: NextEventLoss) -> None:

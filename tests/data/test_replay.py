@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pytest
 
 from crossrec.data.daily import load_activity
 from crossrec.data.histories import Prepared, activity_path
@@ -18,7 +17,6 @@ from crossrec.data.replay import (
     rated_events,
     select_events,
     select_users,
-    training_targets,
 )
 from crossrec.schema import ACTIVITY, HISTORIES, US_PER_DAY
 from crossrec.storage import Store
@@ -144,41 +142,6 @@ def test_pad_of_empty_histories_has_column_0_alone() -> None:
     padded = pad(histories([], []), 5)
     assert padded.rows.tolist() == [[-1], [-1]]
     assert padded.lengths.tolist() == [0, 0]
-
-
-def targets_of(found: Histories, max_history: int) -> list[tuple[int, int, int]]:
-    parts = training_targets(pad(found, max_history), found)
-    return list(zip(*(part.tolist() for part in parts), strict=True))
-
-
-def test_training_targets_of_one_day_share_the_newest_source_of_an_earlier_day() -> None:
-    # Columns:                    1       2       3       4       5
-    found = histories([(1, 1), (2, 3), (3, 3), (4, 3), (5, 4)])
-    assert targets_of(found, 10) == [(0, 0, 1), (0, 1, 2), (0, 1, 3), (0, 1, 4), (0, 4, 5)]
-
-
-def test_training_targets_leave_out_those_whose_source_was_cut_off() -> None:
-    # Kept are (2, 3), (3, 3), (4, 5): what was known before day 3 is cut off.
-    found = histories([(1, 1), (2, 3), (3, 3), (4, 5)])
-    assert targets_of(found, 3) == [(0, 2, 3)]
-
-
-def test_training_targets_of_a_whole_history_start_from_nothing() -> None:
-    assert targets_of(histories([(2, 3), (3, 3)]), 2) == [(0, 0, 1), (0, 0, 2)]
-
-
-@pytest.mark.parametrize("max_history", [1, 3, 20])
-def test_training_targets_equal_a_search_by_hand(max_history: int) -> None:
-    users = random_users(np.random.default_rng(19))
-    expected = []
-    for number, events in enumerate(users):
-        cut = max(len(events) - max_history, 0)
-        for place in range(cut, len(events)):
-            source = sum(day < events[place][1] for _, day in events) - cut
-            if source > 0 or not cut:
-                expected.append((number, source, place - cut + 1))
-    assert expected
-    assert targets_of(histories(*users), max_history) == expected
 
 
 def activity(*entries: tuple[int, int, int], items: int = 3) -> Activity:

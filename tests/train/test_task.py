@@ -11,6 +11,7 @@ from tokenizers.processors import Sequence
 
 from crossrec.config import ModelConfig, TrainConfig
 from crossrec.data.histories import DomainRange, Prepared, activity_path, catalogue_path
+from crossrec.data.replay import Activity
 from crossrec.errors import ConfigError
 from crossrec.model.backbone import encode_texts, load_backbone, weights_digest
 from crossrec.model.checkpoint import Model, save_model
@@ -23,7 +24,7 @@ from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
 from crossrec.storage import Store
 from crossrec.train.continued import Start
 from crossrec.train.learning import TEXTS_A_PART, LearningTexts
-from crossrec.train.task import Task, TrainJob, build_task, idle_batch
+from crossrec.train.task import Task, TrainJob, build_task, count_steps, idle_batch
 from tests.model.test_pooling import make_gpt2, saved
 from tests.pictures import make_vit, picture, store_pictures
 
@@ -31,6 +32,8 @@ TEXTS = {"shop": ["tea", "", "green tea"], "video": ["space", "deep space"]}
 DOMAINS = (DomainRange("shop", 0, 3, 5), DomainRange("video", 3, 5, 5))
 Trainable = Literal["head", "top", "all"]
 CPU = torch.device("cpu")
+
+NO_ACTIVITY = Activity(*np.zeros((3, 0), np.int32), items=5)
 
 
 def make_job(
@@ -61,7 +64,7 @@ def make_job(
         vectors="vectors",
         source=BackboneSource(store, settings),
         model=settings,
-        train=TrainConfig(epochs=3, batch_size=32, backbone_learning_rate=1e-2),
+        train=TrainConfig(epochs=3, epoch_steps=1, batch_size=32, backbone_learning_rate=1e-2),
         seed=17,
         known_before=known_before,
         valid=None,
@@ -205,6 +208,24 @@ def test_steps_are_those_of_all_epochs(tmp_path: Path, tiny_backbone: str) -> No
     task = build_task(make_job(tmp_path, tiny_backbone, "all"), CPU)
     # 3 epochs of 100 users in batches of 32.
     assert task.total_steps == 3 * 4
+
+
+@pytest.mark.parametrize(("asked", "passes"), [(4, 1), (5, 2), (32, 8)])
+def test_few_histories_are_read_several_times_an_epoch(
+    tmp_path: Path, tiny_backbone: str, asked: int, passes: int
+) -> None:
+    job = make_job(tmp_path, tiny_backbone)
+    job = replace(job, train=job.train.model_copy(update={"epoch_steps": asked}))
+    assert count_steps(job, NO_ACTIVITY) == (passes, 3 * passes * 4)
+
+
+def test_what_is_new_since_a_model_is_read_once_an_epoch(
+    tmp_path: Path, tiny_backbone: str
+) -> None:
+    job = make_job(tmp_path, tiny_backbone)
+    train = job.train.model_copy(update={"epoch_steps": 32, "replay": 0.5})
+    job = replace(job, train=train, start=Start("models/x", 3))
+    assert count_steps(job, NO_ACTIVITY) == (1, 3 * 2)
 
 
 def test_optimizer_groups_have_their_own_rates_and_decay_matrices_alone(
