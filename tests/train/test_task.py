@@ -33,7 +33,8 @@ DOMAINS = (DomainRange("shop", 0, 3, 5), DomainRange("video", 3, 5, 5))
 Trainable = Literal["head", "top", "all"]
 CPU = torch.device("cpu")
 
-NO_ACTIVITY = Activity(*np.zeros((3, 0), np.int32), items=5)
+NOTHING = np.zeros(0, np.int32)
+NO_ACTIVITY = Activity(NOTHING, NOTHING, NOTHING, 5)
 
 
 def make_job(
