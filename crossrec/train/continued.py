@@ -24,6 +24,12 @@ from crossrec.storage import Store
 
 Array = np.ndarray
 
+SINCE = "since"
+"""Column of a table of histories: the day from which on events are targets, where not all are."""
+
+FIRST_DAY = int(np.iinfo(np.int32).min)
+"""Before all events: since then, all of a history's are targets."""
+
 PUBLISHED = "published"
 """The model of the current publication, whichever that is."""
 
@@ -108,10 +114,10 @@ def select_learners(
         rng: draws them anew each epoch.
 
     Returns:
-        keep (U,) bool, and since (U,) int64: `new_from`, or the first day of all for the replayed.
+        keep (U,) bool, and since (U,) int64: `new_from`, or FIRST_DAY for the replayed.
     """
     is_replayed = rng.random(len(newest)) < replay
-    since = np.where(is_replayed, np.iinfo(np.int32).min, new_from)
+    since = np.where(is_replayed, FIRST_DAY, new_from)
     return is_replayed | (newest >= new_from), since
 
 

@@ -25,12 +25,12 @@ from crossrec.model.inference import to_batch
 from crossrec.model.objectives import Targets, gather_rows
 from crossrec.model.recommender import HistoryBatch
 from crossrec.schema import RATING, USER_ID, WEIGHT
-from crossrec.train.continued import select_learners
+from crossrec.train.continued import FIRST_DAY, SINCE, select_learners
 from crossrec.train.progress import Progress
 from crossrec.train.sharding import average_whole, is_bf16, own_gradients, world_size
 from crossrec.train.task import Task, TrainJob, idle_batch
 from crossrec.train.tracking import Tracker
-from crossrec.train.windows import BY_EVENT, SINCE, training_targets
+from crossrec.train.windows import BY_EVENT, training_targets
 
 
 def learners(
@@ -38,7 +38,7 @@ def learners(
 ) -> Iterator[pa.Table]:
     """Yield the histories that learn: all, or under a start those `select_learners` takes.
 
-    The latter with the day `since` from which on their events are targets.
+    The latter with the day SINCE from which on their events are targets.
     """
     if job.start is None:
         yield from tables
@@ -46,7 +46,7 @@ def learners(
     for table in tables:
         histories = before(flatten(table), job.known_before)
         ends = histories.offsets[1:] - 1
-        newest = np.full(len(ends), np.iinfo(np.int32).min, np.int64)
+        newest = np.full(len(ends), FIRST_DAY, np.int64)
         has_events = histories.lengths > 0
         newest[has_events] = histories.days[ends[has_events]]
         keep, since = select_learners(newest, job.start.known_before, job.train.replay, rng)

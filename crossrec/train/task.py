@@ -277,14 +277,14 @@ def _let_learn(backbone: TextBackbone, job: TrainJob, device: torch.device) -> N
 def count_steps(job: TrainJob, activity: Activity) -> tuple[int, int]:
     """Return how often an epoch reads every history, and the optimizer steps of all, at most."""
     users = job.prepared.users
-    a_pass = max(-(-users // job.train.batch_size), 1)
-    # What is new since a model to go on from is little on purpose.
-    passes = -(-job.train.epoch_steps // a_pass) if job.start is None else 1
     if job.start is not None:
         new_events = int(activity.counts(job.start.known_before, job.known_before).sum())
         users = min(users, new_events + math.ceil(job.train.replay * users))
+    a_pass = -(-users // job.train.batch_size)
+    # What is new since a model to go on from is little on purpose.
+    passes = -(-job.train.epoch_steps // max(a_pass, 1)) if job.start is None else 1
     # Not job.epochs: a refit goes through the rates that the chosen epoch had.
-    steps = job.train.epochs * passes * -(-users // job.train.batch_size)
+    steps = job.train.epochs * passes * a_pass
     return passes, min(steps, job.train.max_steps or steps)
 
 

@@ -4,13 +4,8 @@ import pytest
 
 from crossrec.data.replay import Histories, flatten, pad
 from crossrec.schema import US_PER_DAY, histories_schema
-from crossrec.train.windows import (
-    BY_EVENT,
-    SINCE,
-    draw_epoch,
-    draw_windows,
-    training_targets,
-)
+from crossrec.train.continued import FIRST_DAY, SINCE
+from crossrec.train.windows import BY_EVENT, draw_epoch, draw_windows, training_targets
 from tests.data.test_replay import histories, random_users
 
 LENGTHS = [9, 3, 0, 4]
@@ -73,7 +68,7 @@ def test_half_of_the_histories_go_by_event() -> None:
 
 
 def test_histories_of_which_a_part_learns_are_not_cut() -> None:
-    since = pa.array([5, np.iinfo(np.int32).min])
+    since = pa.array([5, FIRST_DAY])
     found = drawn(users([9, 9]).append_column(SINCE, since))
     ends = np.array([[len(rows) for rows in table["rows"].to_pylist()] for table in found])
     assert set(ends[:, 0]) == {9}
