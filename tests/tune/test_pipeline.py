@@ -197,8 +197,10 @@ def test_search_that_is_killed_goes_on_and_stops_the_worse(
     third = read_record(store, f"runs/search/tune/{TRIALS[2]}")
     assert first is not None
     assert third is not None
-    # The seconds that an epoch took tell one pass from another: the checkpoint was gone on from.
-    assert third.epochs[0] == first.epochs[0]
+    # The seconds that an epoch took tell one pass from another: the checkpoint was gone on from,
+    # which cannot know how long it took to write.
+    first.epochs[0].pop("checkpoint_seconds", None)
+    assert first.epochs[0].items() <= third.epochs[0].items()
     # ASHA judges after epoch 1, of 8.
     assert [point["epoch"] for point in third.epochs] == [0, 1]
     assert f"{TRIALS[2]} stopped after epoch 1" in said.read_text()
