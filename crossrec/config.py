@@ -182,6 +182,14 @@ class Config(Section):
     tune: TuneConfig = Field(default_factory=TuneConfig)
 
     @model_validator(mode="after")
+    def _chances_are_of_days_ahead(self) -> "Config":
+        if self.train.probabilities and self.evaluate.protocol != "time":
+            raise ValueError(
+                "train.probabilities needs evaluate.protocol time: chances are of days to come"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _nothing_is_without_effect(self) -> "Config":
         model, train = self.model, self.train
         if self.evaluate.groups.users and self.data.users is None:

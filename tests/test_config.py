@@ -290,6 +290,12 @@ def test_ratings_are_no_probabilities(tmp_path: Path) -> None:
         load_config(write(tmp_path), given)
 
 
+def test_leave_one_out_knows_no_chances_of_days_ahead(tmp_path: Path) -> None:
+    given = ["evaluate.protocol=leave_one_out", "train.probabilities=true"]
+    with pytest.raises(ConfigError, match=r"needs evaluate\.protocol time"):
+        load_config(write(tmp_path), given)
+
+
 def test_config_is_frozen(tmp_path: Path) -> None:
     config = load_config(write(tmp_path), [])
     with pytest.raises(ValueError, match="frozen"):

@@ -203,6 +203,19 @@ def rated_events(histories: Histories, start: int, stop: int) -> tuple[Array, Ar
     return owners[chosen], histories.rows[chosen], ratings[chosen]
 
 
+def rated_newest(histories: Histories) -> tuple[Array, Array, Array]:
+    """Return the newest events that have a rating, of users with another event before.
+
+    Returns:
+        As `rated_events`.
+    """
+    ratings = histories.values.get(RATING, np.full(len(histories.rows), np.nan, np.float32))
+    users = np.flatnonzero(histories.lengths > 1)
+    newest = histories.offsets[users + 1] - 1
+    is_rated = ~np.isnan(ratings[newest])
+    return users[is_rated], histories.rows[newest[is_rated]], ratings[newest[is_rated]]
+
+
 @dataclass(frozen=True)
 class PaddedHistories:
     """The newest events of each user as a matrix, oldest first; column 0 stands for "no event yet".

@@ -27,6 +27,7 @@ from crossrec.data.replay import (
     before,
     flatten,
     rated_events,
+    rated_newest,
     sample_histories,
     select_users,
     slice_users,
@@ -34,7 +35,7 @@ from crossrec.data.replay import (
 from crossrec.data.tasks import plain_errors
 from crossrec.evaluate.baselines import task_threads
 from crossrec.evaluate.holdout import Holdout
-from crossrec.model.biases import fit_biases, ratings_of, user_levels
+from crossrec.model.biases import fit_biases, user_levels
 from crossrec.model.inference import domain_of_rows, user_queries
 from crossrec.model.rating import predict_ratings
 from crossrec.nodes import torch_threads
@@ -133,10 +134,7 @@ def read_rated(
         users, rows, ratings = rated_events(histories, holdout.start, holdout.stop)
     else:
         known = flatten(read_histories(job.store, holdout.known, bucket))
-        users = np.flatnonzero(known.lengths)
-        newest = histories.offsets[1:][users] - 1
-        rows, ratings = histories.rows[newest], ratings_of(histories)[newest]
-        users, rows, ratings = (part[~np.isnan(ratings)] for part in (users, rows, ratings))
+        users, rows, ratings = rated_newest(histories)
     is_rater = np.zeros(len(known.lengths), bool)
     is_rater[users] = True
     return select_users(known, is_rater), (np.cumsum(is_rater) - 1)[users], rows, ratings

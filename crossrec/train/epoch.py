@@ -28,7 +28,7 @@ from crossrec.schema import RATING, USER_ID, WEIGHT
 from crossrec.train.continued import FIRST_DAY, SINCE, select_learners
 from crossrec.train.progress import Progress
 from crossrec.train.sharding import average_whole, is_bf16, own_gradients, world_size
-from crossrec.train.task import Task, TrainJob, idle_batch
+from crossrec.train.task import Task, TrainJob
 from crossrec.train.tracking import Tracker
 from crossrec.train.windows import BY_EVENT, training_targets
 
@@ -73,6 +73,15 @@ def minibatches(
         starts = np.arange(0, len(order), size)
         for start in rng.permutation(starts):
             yield table.take(pa.array(order[start : start + size]))
+
+
+def idle_batch(domains: int) -> tuple[HistoryBatch, Targets]:
+    """Return a batch without targets: its loss is 0, and it keeps workers in step."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    batch = HistoryBatch(
+        torch.tensor([[-1, 0]]), torch.tensor([[domains, 0]]), torch.zeros(1, 2, dtype=torch.int32)
+    )
+    return batch, Targets(nothing, nothing, nothing, nothing, ratings_N=nothing.float())
 
 
 def train_epoch(

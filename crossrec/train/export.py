@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crossrec.config import TrainConfig
+from crossrec.config import Config
 from crossrec.model.adapters import select_trainable
 from crossrec.model.backbone import TextBackbone
 from crossrec.model.checkpoint import Model, save_model, tensors_below
@@ -43,17 +43,15 @@ class Phase:
 NO_UNIT = {"meaning": "higher is better, within a list", "unit": "none"}
 
 
-def describe_scores(train: TrainConfig, horizon_days: int) -> dict[str, str | int]:
-    """Return what published scores mean, for who reads them.
-
-    >>> describe_scores(TrainConfig(objective="gbce"), 14)["unit"]
-    'probability'
-    """
-    if train.objective == "mse":
+def describe_scores(config: Config) -> dict[str, str | int]:
+    """Return what published scores mean, for who reads them."""
+    if config.train.objective == "mse":
         return {"meaning": "rating that the user would give", "unit": "that of rating"}
-    if train.publishes_probabilities:
+    # Leave-one-out predicts an event, and no days within which it comes.
+    if config.train.publishes_probabilities and config.evaluate.protocol == "time":
         meaning = "chance that the user has an event with the item within the horizon"
-        return {"meaning": meaning, "unit": "probability", "horizon_days": horizon_days}
+        horizon = config.evaluate.holdout_days
+        return {"meaning": meaning, "unit": "probability", "horizon_days": horizon}
     return dict(NO_UNIT)
 
 

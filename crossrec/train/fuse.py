@@ -11,7 +11,7 @@ the hold-out begins; what the night uses has learned from the newest as well.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,10 +105,10 @@ def plan_newest(plan: FusePlan, first_day: int) -> list[Moment]:
     """Return what stands for them under leave-one-out.
 
     What it judges is each user's newest event, seen from the night, so the event before that
-    teaches: days ahead are another task, in which what sells this week counts for more.
+    teaches, of which the selected model has seen nothing: days ahead are another task, in which
+    what sells this week counts for more.
     """
-    days = ((first_day, False), (plan.valid, True))
-    return [Moment(day, plan.night, is_unseen, is_newest=True) for day, is_unseen in days]
+    return [Moment(first_day, plan.night, with_, is_newest=True) for with_ in (False, True)]
 
 
 @repeatable()
@@ -120,8 +120,8 @@ def fuse(
     Args:
         plan: days and models.
         store: of the run.
-        inputs: what the selected model may know, and what the refitted one; the same but under
-            leave-one-out.
+        inputs: what is known of what is judged, and what the refitted model knows; the same but
+            under leave-one-out.
         train: of the run.
         seed: of the run.
     """
@@ -131,7 +131,9 @@ def fuse(
     pairs = max(FEWEST_PAIRS, PAIRS_A_MOMENT // len(prepared.domains))
     job = GatherJob(store, prepared, plan.selected, vectors, pairs, seed)
     leaves_one_out = prepared.leaves_one_out
-    found = _gather_all(job, plan, plan_newest if leaves_one_out else plan_moments)
+    # Probabilities are of days ahead, of which leave-one-out knows none.
+    is_linked = train.publishes_probabilities and not leaves_one_out
+    found = _gather_all(job, plan, leaves_one_out)
     rate = LEARNING_RATE if train.learning_rate else 0.0
     # Before the first weights are drawn, so that a night can be repeated.
     torch.manual_seed(seed)
@@ -145,7 +147,7 @@ def fuse(
     facts: dict[str, Any] = {"moments": len(early), "lists": sum(map(len, early))}
     if sequence:
         facts["sequence"] = _learn_sequence(whole, join(sequence), rate, seed)
-    if train.publishes_probabilities:
+    if is_linked:
         stop = min(plan.valid + plan.horizon, plan.holdout)
         facts["links"] = _link(job, Moment(plan.valid, stop, True), whole)
         if not whole.has_link:
@@ -154,7 +156,8 @@ def fuse(
     if plan.refitted is None:
         return facts
     if leaves_one_out:
-        found = _gather_all(replace(job, prepared=whole_input), plan, past_moments)
+        whole_job = replace(job, prepared=whole_input)
+        found = _gather_all(whole_job, plan, leaves_one_out, with_sequence=False)
     latest = [lists for moment, lists in found if not moment.with_sequence]
     latest = latest[: plan.moments]
     night_base = _learn(step0, latest, rate, seed)
@@ -164,10 +167,10 @@ def fuse(
         night.sequence_beside.copy_(whole.sequence_beside)
         night.sequence_gate.load_state_dict(whole.sequence_gate.state_dict())
         night.link_D2.copy_(whole.link_D2)
-    if train.publishes_probabilities and plan.holdout < plan.night:
+    if is_linked:
         # The hold-out has been judged with the link before it; the night's learns from it too.
         facts["links"] = _link(job, Moment(plan.holdout, plan.night, True), night)
-    if train.publishes_probabilities and not night.has_link:
+    if is_linked and not night.has_link:
         withdraw_unit(store, plan.refitted)
     save_fusions(
         store, plan.refitted, {"model": night, "without_sequence": night_base, "step0": step0}
@@ -221,17 +224,26 @@ def _learn_link(
 
 
 def _gather_all(
-    job: GatherJob, plan: FusePlan, planner: Callable[[FusePlan, int], list[Moment]]
+    job: GatherJob, plan: FusePlan, is_newest: bool, with_sequence: bool = True
 ) -> list[tuple[Moment, Shortlists]]:
-    """Return the shortlists of the moments that are planned, in their order."""
+    """Return the shortlists of the moments that are planned, in their order.
+
+    Args:
+        job: shared by all.
+        plan: of days.
+        is_newest: as under leave-one-out, the newest events are what came next.
+        with_sequence: also those of the moments with it.
+    """
     known, shares = job.prepared, {False: 1, True: SEQUENCE_SHARE}
-    if planner is plan_newest:
+    planner = plan_newest if is_newest else plan_moments
+    if is_newest:
         # One moment stands for all.
         known, shares = known.without_newest(), dict.fromkeys(shares, plan.moments)
     activity = load_activity(job.store, known)
     if not len(activity.days):
         return []
-    moments = planner(plan, int(np.quantile(activity.days, 0.01)))
+    planned = planner(plan, int(np.quantile(activity.days, 0.01)))
+    moments = [moment for moment in planned if with_sequence or not moment.with_sequence]
     jobs = {kind: ray.put(replace(job, pairs=job.pairs * share)) for kind, share in shares.items()}
     shared = (
         ray.put(sample_histories(job.store, job.prepared)),

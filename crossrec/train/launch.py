@@ -1,10 +1,11 @@
 """Stage 2, finetune: choose on the validation slice, then refit on everything up to as_of.
 
-Time is cut train | valid | hold-out. The phase `select` trains on what lies before valid, stops
-early by NDCG@10 on it, and its best weights are judged on the hold-out; the phase `refit` trains
-with the chosen number of epochs on all events, and its weights are published. One run of Ray Train
-does both. Then `train.fuse` learns how much the sequence counts beside text, neighbours and time,
-and where `score.encoder` is small, `train.distil` makes small encoders.
+Time is cut train | valid | hold-out; under leave-one-out so is each user's history, whose newest
+event is held out and the one before it the validation slice. The phase `select` trains on what lies
+before valid, stops early by NDCG@10 on it, and its best weights are judged on the hold-out; the
+phase `refit` trains with the chosen number of epochs on all events, and its weights are published.
+One run of Ray Train does both. Then `train.fuse` learns how much the sequence counts beside text,
+neighbours and time, and where `score.encoder` is small, `train.distil` makes small encoders.
 
     models/<model_id>/                      the refitted model, with a card and checksums
     runs/<run_id>/train/selected/           the model that the hold-out judges, in the same form
@@ -28,7 +29,6 @@ from crossrec.errors import ConfigError, UserError, explain
 from crossrec.model.integrity import write_checksums
 from crossrec.model.source import BackboneSource
 from crossrec.runlog import log, stage
-from crossrec.schema import US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train.adapt import adapt, check_adapt
 from crossrec.train.card import write_card
@@ -38,7 +38,7 @@ from crossrec.train.export import Phase, describe_scores
 from crossrec.train.fuse import FusePlan, fuse
 from crossrec.train.loop import train_loop
 from crossrec.train.progress import Progress
-from crossrec.train.span import check_span
+from crossrec.train.span import check_span, time_cuts
 from crossrec.train.task import TrainJob
 from crossrec.train.tracking import check_tracking
 from crossrec.train.workers import Run, run_workers
@@ -169,7 +169,8 @@ def train_models(
     horizon = config.evaluate.holdout_days
     models = folders.selected, folders.refitted
     fuse_plan = FusePlan(valid, holdout, night, horizon, *models, config.train.moments)
-    inputs = plan.phases[0].job.prepared, plan.phases[-1].job.prepared
+    first, last = plan.phases[0].job, plan.phases[-1].job
+    inputs = first.newest_of or first.prepared, last.prepared
     fusion = fuse(fuse_plan, store, inputs, config.train, config.seed)
     return {
         "model": folders.refitted,
@@ -208,20 +209,22 @@ def plan_training(
     Raises:
         CrossrecError: the adaptation failed.
     """
-    known = prepared
-    if config.evaluate.protocol == "leave_one_out":
-        known = prepared.without_newest()
     night, holdout, valid = time_cuts(config, prepared)
+    known, newest_of, known_before = prepared, None, valid
+    if config.evaluate.protocol == "leave_one_out":
+        # What epochs are judged by is the newest event but the one that is held out.
+        newest_of = prepared.without_newest()
+        known, known_before = newest_of.without_newest(), night
     notes: dict[str, Any] = {
         "run_id": config.run_id,
         "prepared": prepared.digest,
         "as_of_us": prepared.as_of_us,
     }
-    notes["scores"] = describe_scores(config.train, config.evaluate.holdout_days)
+    notes["scores"] = describe_scores(config)
     earlier = Earlier(start, start) if start else find_start(config, store)
     backbone, adapt_curve = config.model, list[dict[str, float]]()
     if earlier is None:
-        backbone, adapt_curve = adapt(config, store, known, valid, folders.checkpoints)
+        backbone, adapt_curve = adapt(config, store, known, known_before, folders.checkpoints)
 
     def texts_of(start: Start | None) -> dict[str, Any]:
         folder = start.folder if start else None
@@ -235,15 +238,18 @@ def plan_training(
         model=config.model,
         train=config.train,
         seed=config.seed,
-        known_before=valid,
-        valid=(valid, holdout),
+        known_before=known_before,
+        valid=None if newest_of else (valid, holdout),
+        newest_of=newest_of,
         epochs=config.train.epochs,
         earlier=earlier.holdout if earlier else None,
         **texts_of(earlier.selected if earlier else None),
     )
     phases = [Phase("select", select, folders.selected, notes)]
     if folders.refitted is not None:
-        refit = replace(select, prepared=prepared, known_before=night, valid=None, earlier=None)
+        refit = replace(
+            select, prepared=prepared, known_before=night, valid=None, newest_of=None, earlier=None
+        )
         if earlier:
             refit = replace(refit, **texts_of(earlier.refitted))
         phases.append(Phase("refit", refit, folders.refitted, notes))
@@ -263,19 +269,6 @@ def run_phases(plan: Plan, run: Run) -> list[Progress]:
     }
     config = {"phases": plan.phases, "tracked": run.folder}
     return run_workers(run, train_loop, config, datasets).phases
-
-
-def time_cuts(config: Config, prepared: Prepared) -> tuple[int, int, int]:
-    """Return the days on which the night, the hold-out and the validation slice begin.
-
-    The night is the day after as_of: all accepted events are known. Under leave-one-out the
-    hold-out is no stretch of time: all days are known.
-    """
-    night = prepared.as_of_us // US_PER_DAY + 1
-    holdout = night
-    if config.evaluate.protocol == "time":
-        holdout = night - config.evaluate.holdout_days
-    return night, holdout, holdout - config.train.valid_days
 
 
 def training_digest(config: Config, prepared: Prepared) -> str:

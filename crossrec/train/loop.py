@@ -41,7 +41,7 @@ from crossrec.train.repeat import repeatable
 from crossrec.train.sharding import join_workers
 from crossrec.train.task import Task, TrainJob, build_task
 from crossrec.train.tracking import Tracked, Tracker, open_tracker
-from crossrec.train.validate import RMSE, Valid, judge_epoch, load_valid
+from crossrec.train.validate import RMSE, Valid, judge_epoch, load_newest, load_valid
 from crossrec.train.windows import draw_epoch
 
 SHUFFLE_BATCHES = 8
@@ -80,7 +80,7 @@ def _train_phase(
 ) -> Progress:
     """Train a phase, from its start or from a checkpoint of it, and write its model."""
     job = phase.job
-    if job.valid is None and earlier:
+    if not job.is_validated and earlier:
         job = replace(job, epochs=earlier[-1].best_epoch)
     torch.manual_seed(job.seed)
     task = build_task(job, ray.train.torch.get_device())
@@ -93,7 +93,7 @@ def _train_phase(
     tracked = Tracked(job.store, worker.folder, phase.name, job.train.tracking, facts)
     tracker = open_tracker(tracked, progress.step, worker.rank)
     judge = None
-    if job.valid is not None and not worker.rank and not progress.is_done:
+    if job.is_validated and not worker.rank and not progress.is_done:
         judge = Judge.load(job)
     while not progress.is_done:
         # Of epoch 0, before training.
@@ -172,10 +172,12 @@ class Judge:
         valid, earlier = (
             load_valid(job.store, job.prepared, *days, most) if days else [] for days in slices
         )
+        if job.newest_of is not None:
+            valid = load_newest(job.store, job.newest_of, job.known_before, most)
         if job.is_of_ratings and not any(len(moment.rated[0]) for moment in valid):
-            expected = "ratings in the days before the hold-out, for train.objective=mse"
-            mend = "make it longer, or choose another objective"
-            raise ConfigError(explain("train.valid_days", expected, "none", mend))
+            expected = "ratings in what epochs are judged by, for mse"
+            mend = "make train.valid_days longer, or choose another objective"
+            raise ConfigError(explain("train.objective", expected, "none", mend))
         return cls(valid, earlier)
 
 
@@ -187,7 +189,7 @@ def _judge(
     A rank without a judge adds it and helps to encode: `_meet` brings what rank 0 found.
     """
     progress.curve.append({"epoch": progress.epoch, **point})
-    if job.valid is None:
+    if not job.is_validated:
         progress.best_epoch = progress.epoch
         progress.is_done |= progress.epoch >= job.epochs
         return False

@@ -10,7 +10,8 @@ from crossrec.data.histories import open_prepared
 from crossrec.published import find_published
 from crossrec.runlog import log
 from crossrec.storage import Store
-from crossrec.train.launch import BEGUN, time_cuts, training_digest
+from crossrec.train.launch import BEGUN, training_digest
+from crossrec.train.span import time_cuts
 
 
 def rest(config: Config, store: Store) -> bool:

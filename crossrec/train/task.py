@@ -31,9 +31,9 @@ from crossrec.model.biases import fit_biases
 from crossrec.model.carry import carry_over
 from crossrec.model.checkpoint import load_model
 from crossrec.model.inference import ItemState, item_state
-from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targets
+from crossrec.model.objectives import ItemTable, NextEventLoss, Objective
 from crossrec.model.rating import RatingLoss, start_from_biases
-from crossrec.model.recommender import HistoryBatch, Recommender
+from crossrec.model.recommender import Recommender
 from crossrec.model.source import BackboneSource
 from crossrec.model.vision import select_image_layers
 from crossrec.schema import DOMAIN, ITEM_ID
@@ -51,9 +51,10 @@ class TrainJob:
 
     known_before: events of this day and later are not trained on. start: a model to go on from, on
     events that it has not seen; earlier: (start, stop) days of the hold-out beside which that model
-    was judged. valid: (start, stop) days of the
-    validation slice; None trains all epochs and keeps the last. vectors: folder of the items'
-    vectors before training: of their texts, and of their images where there are any.
+    was judged. valid: (start, stop) days of the validation slice; newest_of: in its place, under
+    leave-one-out, an input whose users' newest events an epoch is judged by. Without either all
+    epochs are trained, and the last is kept. vectors: folder of the items' vectors before training:
+    of their texts, and of their images where there are any.
     """
 
     store: Store
@@ -68,6 +69,12 @@ class TrainJob:
     epochs: int
     start: Start | None = None
     earlier: tuple[int, int] | None = None
+    newest_of: Prepared | None = None
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether epochs are judged, and the best is kept."""
+        return self.valid is not None or self.newest_of is not None
 
     @property
     def bounds(self) -> tuple[tuple[int, int], ...]:
@@ -160,15 +167,6 @@ class Task:
         return item_state(
             self.loss.recommender, vectors_IT, self.loss.items.ids_I, self.loss.items.counts_I
         )
-
-
-def idle_batch(domains: int) -> tuple[HistoryBatch, Targets]:
-    """Return a batch without targets: its loss is 0, and it keeps workers in step."""
-    nothing = torch.zeros(0, dtype=torch.int64)
-    batch = HistoryBatch(
-        torch.tensor([[-1, 0]]), torch.tensor([[domains, 0]]), torch.zeros(1, 2, dtype=torch.int32)
-    )
-    return batch, Targets(nothing, nothing, nothing, nothing, ratings_N=nothing.float())
 
 
 def build_task(job: TrainJob, device: torch.device) -> Task:

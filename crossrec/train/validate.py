@@ -1,13 +1,14 @@
 """Validation: the newest slice of time before the hold-out, judged by NDCG, HR and MRR at 10.
 
     valid = load_valid(store, prepared, start_day, stop_day, max_pairs)
+    valid = load_newest(store, prepared, day, max_pairs)               # leave-one-out
     measures = judge_epoch(recommender, items, valid, activity, prepared)
 
 Tensor suffixes: U users of a moment or bucket, T moments, N events, P pairs of user and domain, D
 domains, I items, C items of a domain, K list length, M measures, W model width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +24,16 @@ from crossrec.data.replay import (
     before,
     flatten,
     new_events,
+    newest_events,
     rated_events,
+    rated_newest,
     select_users,
 )
 from crossrec.model.inference import ItemState, domain_of_rows, user_queries
 from crossrec.model.rating import predict_ratings
 from crossrec.model.recommender import Recommender
 from crossrec.storage import Store
+from crossrec.train.continued import FIRST_DAY
 
 USERS_A_BATCH = 512
 
@@ -65,6 +69,10 @@ class Valid:
     rated: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
+Cut = Callable[[Histories], Valid]
+"""Divides histories into what was known and what came next, of all users."""
+
+
 def load_valid(
     store: Store, prepared: Prepared, start: int, stop: int, max_pairs: int
 ) -> list[Valid]:
@@ -74,17 +82,46 @@ def load_valid(
     every moment, or all are read, or MOST_EVENTS. Of a domain at a moment no more users are kept.
     """
     moments = sorted({start + (stop - start) * index // MOMENTS for index in range(MOMENTS)})
+
+    def cut_at(day: int) -> Cut:
+        return lambda histories: Valid(
+            before(histories, day),
+            *new_events(histories, day, stop),
+            day,
+            rated_events(histories, day, stop),
+        )
+
+    return _load(store, prepared, [cut_at(day) for day in moments], max_pairs, seed=start)
+
+
+def load_newest(store: Store, prepared: Prepared, day: int, max_pairs: int) -> list[Valid]:
+    """Return leave-one-out's slice: each user's newest event, as seen from `day`, after all events.
+
+    Read as by `load_valid`.
+    """
+
+    def cut(histories: Histories) -> Valid:
+        known, following = newest_events(histories, FIRST_DAY, day)
+        return Valid(known, *following, day, rated_newest(histories))
+
+    return _load(store, prepared, [cut], max_pairs, seed=day)
+
+
+def _load(
+    store: Store, prepared: Prepared, cuts: Sequence[Cut], max_pairs: int, seed: int
+) -> list[Valid]:
+    """Cut histories, and keep the users of whom something is judged."""
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
-    parts: list[list[Valid]] = [[] for _ in moments]
-    room_TD = np.full((len(moments), len(bounds)), max_pairs)
-    rng = np.random.default_rng(start)
+    parts: list[list[Valid]] = [[] for _ in cuts]
+    room_TD = np.full((len(cuts), len(bounds)), max_pairs)
+    rng = np.random.default_rng(seed)
     events = 0
     for bucket in range(prepared.buckets):
         histories = flatten(read_histories(store, prepared, bucket))
         # Within a bucket users lie in the order of their ids, which may be that of their age.
         turn_U = rng.permutation(len(histories.lengths))
-        for moment, found, room_D in zip(moments, parts, room_TD, strict=True):
-            found.append(_valid_users(histories, (moment, stop), bounds, turn_U, room_D))
+        for cut, found, room_D in zip(cuts, parts, room_TD, strict=True):
+            found.append(_valid_users(cut(histories), bounds, turn_U, room_D))
         events += len(histories.rows)
         if not room_TD.any() or events >= MOST_EVENTS:
             break
@@ -92,18 +129,14 @@ def load_valid(
 
 
 def _valid_users(
-    histories: Histories,
-    days: tuple[int, int],
-    bounds: Sequence[tuple[int, int]],
-    turn_U: np.ndarray,
-    room_D: np.ndarray,
+    cut: Valid, bounds: Sequence[tuple[int, int]], turn_U: np.ndarray, room_D: np.ndarray
 ) -> Valid:
-    """Return those who did something in days start..stop-1: of each domain the first by their turn.
+    """Return the users of a cut who did something: of each domain the first by their turn.
 
     No more of a domain than it has room for, which is taken from `room_D`.
     """
-    users, rows = new_events(histories, *days)
-    raters, rated_rows, ratings = rated_events(histories, *days)
+    users, rows = cut.users, cut.rows
+    raters, rated_rows, ratings = cut.rated
     keys_N, rated_keys_N = (
         turn_U[who] * len(bounds) + domain_of_rows(what, bounds)
         for who, what in ((users, rows), (raters, rated_rows))
@@ -114,11 +147,11 @@ def _valid_users(
     is_new, is_rated = (np.isin(keys, np.concatenate(chosen)) for keys in (keys_N, rated_keys_N))
     users, rows = users[is_new], rows[is_new]
     raters, rated_rows, ratings = raters[is_rated], rated_rows[is_rated], ratings[is_rated]
-    is_active = np.zeros(len(histories.lengths), bool)
+    is_active = np.zeros(len(cut.histories.lengths), bool)
     is_active[users] = is_active[raters] = True
     place = np.cumsum(is_active) - 1
-    known = select_users(before(histories, days[0]), is_active)
-    return Valid(known, place[users], rows, days[0], (place[raters], rated_rows, ratings))
+    known = select_users(cut.histories, is_active)
+    return Valid(known, place[users], rows, cut.start, (place[raters], rated_rows, ratings))
 
 
 def _concatenate(parts: Sequence[Valid]) -> Valid:

@@ -15,6 +15,7 @@ from crossrec.data.replay import (
     new_events,
     pad,
     rated_events,
+    rated_newest,
     select_events,
     select_users,
 )
@@ -193,4 +194,7 @@ def test_what_events_carry_goes_with_them() -> None:
     assert str(padded.tolist()) == "[[nan, nan, 5.0], [nan, 2.0, nan]]"
     users, rows, ratings = rated_events(found, 2, 10)
     # Ada's second event has no rating; bob was not known before.
+    assert (users.tolist(), rows.tolist(), ratings.tolist()) == ([0], [3], [5.0])
+    # Bob's only event has nothing before it.
+    users, rows, ratings = rated_newest(found)
     assert (users.tolist(), rows.tolist(), ratings.tolist()) == ([0], [3], [5.0])

@@ -11,7 +11,7 @@ from torch.nn import functional
 from crossrec.config import ModelConfig
 from crossrec.model.objectives import ItemTable, NextEventLoss, Objective, Targets
 from crossrec.model.recommender import HistoryBatch, Recommender, recent_mean
-from crossrec.train.task import idle_batch
+from crossrec.train.epoch import idle_batch
 
 SETTINGS = ModelConfig(width=16, layers=1, heads=2, max_history=8)
 TEXT_WIDTH, ITEMS = 12, 46

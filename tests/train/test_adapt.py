@@ -27,8 +27,9 @@ from crossrec.train.adapt import (
     build_adapt,
     check_adapt,
 )
-from crossrec.train.launch import finetune, time_cuts
+from crossrec.train.launch import finetune
 from crossrec.train.progress import Progress, read_checkpoint, take_state, write_checkpoint
+from crossrec.train.span import time_cuts
 from crossrec.train.tracking import Tracker
 from tests.nights import Night, change
 from tests.small import histories

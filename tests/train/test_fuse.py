@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crossrec.config import ModelConfig, TrainConfig
+from crossrec.config import Config, ModelConfig, TrainConfig
 from crossrec.data.histories import DomainRange, Prepared
 from crossrec.model.checkpoint import Model, load_fusions, load_model, save_model
 from crossrec.model.fusion import Fusion, Shortlists
@@ -22,7 +22,6 @@ from crossrec.train.fuse import (
     SEQUENCE_MOMENTS,
     FusePlan,
     fuse,
-    past_moments,
     plan_moments,
     plan_newest,
 )
@@ -39,6 +38,11 @@ PREPARED = Prepared(
 
 def plan(valid: int, holdout: int, night: int) -> FusePlan:
     return FusePlan(valid, holdout, night, night - holdout, SELECTED, REFITTED)
+
+
+def config_of(train: TrainConfig, **evaluate: Any) -> Config:
+    said = {"storage": {"root": "/x"}, "evaluate": evaluate}
+    return Config.model_validate(said | {"train": train.model_dump()})
 
 
 def without_sequence(moments: Sequence[Moment]) -> list[Moment]:
@@ -183,10 +187,12 @@ def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under leave-one-out: the hold-out's does without the newest events, the night's has them."""
-    asked: list[tuple[Prepared, object]] = []
+    asked: list[tuple[Prepared, bool, bool]] = []
 
-    def gather(job: GatherJob, _: FusePlan, planner: object) -> list[Any]:
-        asked.append((job.prepared, planner))
+    def gather(
+        job: GatherJob, _: FusePlan, is_newest: bool, with_sequence: bool = True
+    ) -> list[Any]:
+        asked.append((job.prepared, is_newest, with_sequence))
         moment = without_sequence(MOMENTS_OF_LONG)[-1]
         return [(moment, shortlists(len(asked), lists=20, candidates=30))]
 
@@ -194,7 +200,7 @@ def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
     monkeypatch.setattr(fuse_module, "_gather_all", gather)
     known = PREPARED.without_newest()
     fuse(LONG, store, (known, PREPARED), TrainConfig(), seed=17)
-    assert asked == [(known, plan_newest), (PREPARED, past_moments)]
+    assert asked == [(known, True, True), (PREPARED, True, False)]
     one, other = (
         load_fusions(store, folder)["without_sequence"] for folder in (SELECTED, REFITTED)
     )
@@ -204,22 +210,19 @@ def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
 def test_leave_one_out_learns_from_the_event_before_the_one_that_is_judged() -> None:
     seen, unseen = plan_newest(plan(86, 100, 100), first_day=3)
     assert seen == Moment(3, 100, with_sequence=False, is_newest=True)
-    # The model has seen nothing of the validation slice.
-    assert unseen == Moment(86, 100, with_sequence=True, is_newest=True)
+    assert unseen == replace(seen, with_sequence=True)
 
 
 @pytest.mark.parametrize(
     ("planner", "known"),
-    [
-        (plan_moments, PREPARED),
-        (past_moments, PREPARED),
-        (plan_newest, PREPARED.without_newest()),
-    ],
+    [(plan_moments, PREPARED), (plan_newest, PREPARED.without_newest())],
 )
+@pytest.mark.parametrize("with_sequence", [False, True])
 def test_moments_are_gathered_as_they_are_planned(
     monkeypatch: pytest.MonkeyPatch,
     planner: Callable[[FusePlan, int], list[Moment]],
     known: Prepared,
+    with_sequence: bool,
 ) -> None:
     cluster = SimpleNamespace(
         put=lambda value: value,
@@ -239,8 +242,11 @@ def test_moments_are_gathered_as_they_are_planned(
     monkeypatch.setattr(fuse_module, "sample_histories", lambda *_: None)
     monkeypatch.setattr(fuse_module, "EventStates", SimpleNamespace(of=lambda _: None))
     job = GatherJob(Store("/x"), PREPARED, SELECTED, "vectors", 100, seed=17)
-    found = [moment for moment, _ in fuse_module._gather_all(job, LONG, planner)]
-    assert found == planner(LONG, int(np.quantile(days, 0.01)))
+    is_newest = planner is plan_newest
+    gathered = fuse_module._gather_all(job, LONG, is_newest, with_sequence)
+    planned = planner(LONG, int(np.quantile(days, 0.01)))
+    expected = [moment for moment in planned if with_sequence or not moment.with_sequence]
+    assert [moment for moment, _ in gathered] == expected
 
 
 def test_fuse_without_any_moment_keeps_step_0(
@@ -283,15 +289,28 @@ def test_fuse_fits_a_link_where_scores_are_to_be_probabilities(
     fuse(LONG, store, (PREPARED, PREPARED), train, seed=17)
     slopes = [load_fusions(store, folder)["model"].link_D2[0, 0] for folder in (SELECTED, REFITTED)]
     assert slopes == ([LONG.valid, LONG.holdout] if is_linked else [0, 0])
-    assert (describe_scores(train, 14)["unit"] == "probability") == is_linked
+    assert (describe_scores(config_of(train))["unit"] == "probability") == is_linked
     assert all(moment.with_sequence for moment in asked)
+
+
+def test_leave_one_out_makes_no_probabilities(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which days would they be?"""
+    monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
+    monkeypatch.setattr(fuse_module, "_gather_all", lambda *_, **__: [])
+    monkeypatch.setattr(fuse_module, "_link", pytest.fail)
+    train = TrainConfig(objective="gbce")
+    fuse(LONG, store, (PREPARED.without_newest(), PREPARED), train, seed=17)
+    assert not load_fusions(store, REFITTED)["model"].has_link
+    assert describe_scores(config_of(train, protocol="leave_one_out"))["unit"] == "none"
 
 
 def test_scores_without_a_link_are_not_called_probabilities(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the data is so short that nobody is known before the days set aside."""
-    said = describe_scores(TrainConfig(probabilities=True), 14)
+    said = describe_scores(config_of(TrainConfig(probabilities=True)))
     for folder in (SELECTED, REFITTED):
         config = store.read_json(f"{folder}/config.json")
         store.write_json(f"{folder}/config.json", config | {"facts": {"seed": 1, "scores": said}})

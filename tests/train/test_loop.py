@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import ray.train
 
+from crossrec.config import Config
 from crossrec.data.histories import Prepared
 from crossrec.storage import Store
 from crossrec.train import launch, loop
 from crossrec.train.export import Phase
-from crossrec.train.launch import Plan, run_phases
+from crossrec.train.launch import Folders, Plan, plan_training, run_phases
 from crossrec.train.loop import Worker, train_loop
 from crossrec.train.progress import Progress
 from crossrec.train.workers import Run
@@ -67,3 +68,31 @@ def test_a_worker_trains_each_phase_on_its_own_share(
     train_loop({"phases": phases, "folder": "checkpoints", "tracked": "runs"})
     assert read == [(phase.name, phase.histories) for phase in phases]
     assert phases[0].histories != phases[1].histories
+
+
+@pytest.mark.parametrize("protocol", ["time", "leave_one_out"])
+def test_what_is_judged_is_not_learned_from(
+    phases: list[Phase], monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    """Under leave-one-out epochs are judged by the newest event but the one that is held out."""
+    whole, store = phases[1].job.prepared, phases[1].job.store
+    monkeypatch.setattr(launch, "encode_catalogue", lambda *_: "vectors")
+    said = {"storage": {"root": store.root}, "evaluate": {"protocol": protocol}}
+    config = Config.model_validate(said | {"train": {"valid_days": 7}})
+    plan = plan_training(config, store, whole, Folders("train", "selected", "model"))
+    select, refit = (phase.job for phase in plan.phases)
+    night, holdout, valid = (plan.days[name] for name in ("night", "holdout", "valid"))
+    if protocol == "time":
+        assert (select.prepared, select.valid, select.known_before) == (
+            whole,
+            (valid, holdout),
+            valid,
+        )
+        assert select.newest_of is None
+    else:
+        judged = whole.without_newest()
+        assert (select.newest_of, select.valid) == (judged, None)
+        assert (select.prepared, select.known_before) == (judged.without_newest(), night)
+    assert (refit.prepared, refit.known_before) == (whole, night)
+    assert select.is_validated
+    assert not refit.is_validated

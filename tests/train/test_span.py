@@ -15,8 +15,7 @@ from crossrec.data.histories import (
 from crossrec.errors import ConfigError
 from crossrec.schema import ACTIVITY, CATALOGUE, US_PER_DAY
 from crossrec.storage import Store
-from crossrec.train.launch import time_cuts
-from crossrec.train.span import check_span
+from crossrec.train.span import check_span, time_cuts
 
 LAST = 16_229
 """2014-06-08, of which the last event is."""
@@ -69,14 +68,10 @@ def test_a_few_stray_events_of_long_ago_are_not_enough(
     assert "1 of 1,002 events are left to train on" in caplog.text
 
 
-def test_leave_one_out_sets_aside_the_validation_slice_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_leave_one_out_sets_no_days_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "crossrec"):
-        check(tmp_path, [14, 0], protocol="leave_one_out")
-        assert not caplog.records
-        check(tmp_path, [13, 0], protocol="leave_one_out")
-    assert "train.valid_days=14 set aside the last 14 days" in caplog.text
+        check(tmp_path, [0, 0], protocol="leave_one_out")
+    assert not caplog.records
 
 
 def test_probabilities_that_can_be_fitted_on_nothing_are_refused(tmp_path: Path) -> None:
@@ -88,6 +83,4 @@ def test_probabilities_that_can_be_fitted_on_nothing_are_refused(tmp_path: Path)
     )
     with pytest.raises(ConfigError, match=expected):
         check(tmp_path, [13, 0], asked)
-    with pytest.raises(ConfigError, match=r"\(train\.valid_days\)"):
-        check(tmp_path, [13, 0], asked, "leave_one_out")
     check(tmp_path, [13, 0], {"objective": "gbce"})

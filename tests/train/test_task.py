@@ -23,8 +23,9 @@ from crossrec.model.weights import BackboneFolder
 from crossrec.schema import ACTIVITY, CATALOGUE, domain_folder
 from crossrec.storage import Store
 from crossrec.train.continued import Start
+from crossrec.train.epoch import idle_batch
 from crossrec.train.learning import TEXTS_A_PART, LearningTexts
-from crossrec.train.task import Task, TrainJob, build_task, count_steps, idle_batch
+from crossrec.train.task import Task, TrainJob, build_task, count_steps
 from tests.model.test_pooling import make_gpt2, saved
 from tests.pictures import make_vit, picture, store_pictures
 

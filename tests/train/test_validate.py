@@ -19,7 +19,7 @@ from crossrec.model.recommender import Recommender
 from crossrec.schema import HISTORIES, US_PER_DAY
 from crossrec.storage import Store
 from crossrec.train import validate
-from crossrec.train.validate import Valid, judge_epoch, load_valid
+from crossrec.train.validate import Valid, judge_epoch, load_newest, load_valid
 
 DOMAINS = (DomainRange("shop", 0, 20, 0), DomainRange("video", 20, 40, 0))
 Event = tuple[int, int]
@@ -129,6 +129,20 @@ def test_load_valid_has_no_more_raters_than_its_cap(tmp_path: Path) -> None:
     with_ratings = replace(prepared, values=("rating",))
     for valid in load_valid(store, with_ratings, 10, 16, 2):
         assert len(valid.rated[0]) == len(valid.histories.lengths) == 2
+
+
+def test_load_newest_predicts_each_users_newest_event_from_the_night(tmp_path: Path) -> None:
+    (valid,) = load_newest(*write_buckets(tmp_path, BUCKETS), 20, 1_000)
+    assert valid.start == 20
+    # bob and cy have nothing before theirs.
+    assert pairs(valid) == [("ada", 21), ("dan", 27), ("eve", 7)]
+    assert valid.histories.rows.tolist() == [1, 2, 25, 5, 26, 6, 6]
+
+
+def test_load_newest_keeps_as_many_of_a_domain_as_it_may(tmp_path: Path) -> None:
+    both = {"u": [(1, 1), (2, 15)], "v": [(1, 1), (22, 15)], "w": [(1, 1), (3, 15)]}
+    (valid,) = load_newest(*write_buckets(tmp_path, [both, both]), 20, 1)
+    assert sorted(valid.rows >= DOMAINS[0].stop) == [False, True]
 
 
 def test_load_valid_stops_reading_for_a_domain_that_hardly_anyone_knows(
