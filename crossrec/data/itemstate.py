@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossrec.data.replay import Activity
+from crossrec.data.replay import NEVER, Activity
 
 Array = np.ndarray
 
@@ -28,20 +28,22 @@ STATE_NAMES = (*(f"log_popularity_{days:g}d" for days in HALF_LIVES_DAYS), "log_
 """log(decayed events + floor) for each half-life; log(1 + days since the first event, or since the
 item could be had, where the catalogue says when); 1 where there was no event yet."""
 
-DAY_BITS = 20
-"""Bits of a key that hold the day: enough for 2,800 years."""
-
 
 @dataclass(frozen=True)
 class EventStates:
     """The state of each item on each day on which it had an event.
 
-    keys: (N,) int64, sorted, (row << DAY_BITS) + day of each cell of the activity. cells: (N, F)
-    float16, because they are many: the item's state at the start of that day. night: (I, F)
-    float32, every item's state on the day that is predicted, which stands for that of events that
-    are not part of the activity.
+    There are many of these cells, and a node's scoring processes hold them: so they are narrow.
+
+    span: (2,) int64, the first day of the activity, and how many there are. keys: (N,) int32 or,
+    where that is too narrow, int64, sorted, row * days + day since the first of each cell of the
+    activity. cells: (N, F - 1) float16, the item's state at the start of that day but the last of
+    STATE_NAMES: of a new item log_age has its sign bit set. night: (I, F) float32, every item's
+    state on the day that is predicted, which stands for that of events that are not part of the
+    activity.
     """
 
+    span: Array
     keys: Array
     cells: Array
     night: Array | None = None
@@ -55,7 +57,7 @@ class EventStates:
         newest_I = np.full(activity.items, activity.days.min(initial=0), np.int64)
         first_I = np.zeros(activity.items, np.int64)
         is_new_I = np.ones(activity.items, bool)
-        cells = np.zeros((len(activity.rows), len(STATE_NAMES)), np.float16)
+        cells = np.zeros((len(activity.rows), len(STATE_NAMES) - 1), np.float16)
         order = np.argsort(activity.days, kind="stable")
         days, starts = np.unique(activity.days[order], return_index=True)
         for day, cell in zip(days.tolist(), np.split(order, starts)[1:], strict=True):
@@ -66,11 +68,17 @@ class EventStates:
             known = counts_IH[rows] * np.exp2(1 / half_lives_H)
             first_I[rows] = np.where(is_new, day, first_I[rows])
             age = day - activity.began(rows, first_I[rows], day)
-            cells[cell] = _features(known.T, age, is_new)
+            states = _features(known.T, age, is_new)
+            states[is_new, -2] *= -1
+            cells[cell] = states[:, :-1]
             counts_IH[rows] += activity.events[cell][:, None]
             newest_I[rows] = day
             is_new_I[rows] = False
-        return cls(_keys(activity.rows, activity.days), cells)
+        first = int(activity.days.min(initial=NEVER)) if len(activity.days) else 0
+        span = np.array([first, int(activity.days.max(initial=first)) + 1 - first])
+        is_narrow = activity.items * span[1] <= np.iinfo(np.int32).max
+        kind = np.int32 if is_narrow else np.int64
+        return cls(span, _keys(activity.rows, activity.days, span, kind), cells)
 
     def at_events(self, rows: Array, days: Array) -> Array:
         """Return the state (E, F) float32 of each item on the day of its event.
@@ -82,13 +90,15 @@ class EventStates:
         if not len(self.keys):
             nothing = np.zeros((len(rows), len(STATE_NAMES)), np.float32)
             return nothing if self.night is None else self.night[rows]
-        keys = _keys(rows, days)
-        places = np.searchsorted(self.keys, keys)
+        # Of one type, or all keys would be copied for each batch of events.
+        keys = _keys(rows, days, self.span, self.keys.dtype)
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        cells = self.cells[places].astype(np.float32)
+        states = np.column_stack([cells[:, :-1], abs(cells[:, -1]), np.signbit(cells[:, -1])])
         if self.night is None:
-            return self.cells[places].astype(np.float32)
-        places = np.minimum(places, len(self.keys) - 1)
+            return states
         is_known = self.keys[places] == keys
-        return np.where(is_known[:, None], self.cells[places], self.night[rows])
+        return np.where(is_known[:, None], states, self.night[rows])
 
 
 def states_on_day(activity: Activity, day: int) -> Array:
@@ -104,10 +114,13 @@ def states_on_day(activity: Activity, day: int) -> Array:
     return _features(counts, day - began, is_new)
 
 
-def _keys(rows: Array, days: Array) -> Array:
-    # A sum: days before 1970 are negative.
-    keys: Array = (rows.astype(np.int64) << DAY_BITS) + days.astype(np.int64)
-    return keys
+def _keys(rows: Array, days: Array, span: Array, kind: np.dtype | type) -> Array:
+    """Return the keys of events; -1, which no cell has, outside the days or the items."""
+    first, number = span.tolist()
+    since = days.astype(np.int64) - first
+    keys = rows.astype(np.int64) * number + since
+    is_inside = (since >= 0) & (since < number) & (keys <= np.iinfo(kind).max)
+    return np.where(is_inside, keys, -1).astype(kind)
 
 
 def _features(counts_H: Iterable[Array], age_days: Array, is_new: Array) -> Array:

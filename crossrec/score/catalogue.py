@@ -113,7 +113,7 @@ def build_items(
     night_IG = states_on_day(activity, day)
     states_IG = torch.from_numpy(night_IG)
     events = EventStates.of(activity)
-    arrays = {"keys": events.keys, "cells": events.cells, "night": night_IG}
+    arrays = vars(events) | {"night": night_IG}
     parts = {name: torch.from_numpy(part) for name, part in arrays.items()}
     files = [_write(store, folder, EVENT_STATES, parts)]
     bounds = [(domain.start, domain.stop) for domain in prepared.domains]
@@ -231,7 +231,7 @@ def load_items(store: Store, prepared: Prepared, folder: str) -> Items:
         if name in columns
     }
     parts = load_file(here / EVENT_STATES)
-    events = EventStates(*(parts[name].numpy() for name in ("keys", "cells", "night")))
+    events = EventStates(**{name: part.numpy() for name, part in parts.items()})
     texts_IW, vectors_IW = (torch.from_numpy(map_matrix(here / name)) for name in (TEXTS, VECTORS))
     state = ItemState(texts_IW, vectors_IW, torch.cat(levels) if levels else None)
     return Items(state, columns, neighbours, fusions, events, new)

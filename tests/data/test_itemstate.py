@@ -103,6 +103,16 @@ def test_at_events_know_days_before_1970() -> None:
     np.testing.assert_allclose(states, at_events_by_day(found), rtol=1e-3, atol=1e-5)
 
 
+def test_at_events_of_very_many_days_or_items_have_wide_keys() -> None:
+    found = random_activity(22)
+    gap = np.where(found.days < 20, 0, 2**30).astype(np.int32)
+    far = replace(found, days=found.days + gap)
+    states = EventStates.of(far)
+    assert (EventStates.of(found).keys.dtype, states.keys.dtype) == (np.int32, np.int64)
+    expected = at_events_by_day(far)
+    np.testing.assert_allclose(states.at_events(far.rows, far.days), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_at_events_know_nothing_of_the_day_or_later() -> None:
     found, day = random_activity(20), 20
     known = found.days <= day
@@ -127,13 +137,17 @@ def test_events_after_the_activity_have_the_state_of_the_night() -> None:
     assert len(late)
     # As an incremental night sees them: as of the day before.
     as_of = np.full(len(late), day - 1)
-    cells = {(row, day): n for n, (row, day) in enumerate(zip(known.rows, known.days, strict=True))}
-    expected = np.stack(
+    cells = set(zip(known.rows.tolist(), known.days.tolist(), strict=True))
+    told = EventStates.of(known)
+    expected = np.concatenate(
         [
-            states.cells[cells[row, day - 1]] if (row, day - 1) in cells else night[row]
+            told.at_events(np.array([row]), np.array([day - 1]))
+            if (row, day - 1) in cells
+            else night[[row]]
             for row in found.rows[late].tolist()
         ]
     )
+    assert 0 < np.isclose(expected, night[found.rows[late]]).all(1).sum() < len(late)
     np.testing.assert_array_equal(states.at_events(found.rows[late], as_of), expected)
     np.testing.assert_array_equal(
         states.at_events(known.rows, known.days),
