@@ -115,7 +115,8 @@ class EvaluateConfig(Section):
 
     protocol: Literal["time", "leave_one_out"] = "time"
     """What is judged: what users do in the newest days, or each user's newest event with all else
-    known, other users' later events too (for comparison with papers)."""
+    known, other users' later events too (for comparison with papers). The latter chooses and weighs
+    by the event before it."""
     holdout_days: Annotated[int, Field(ge=1, le=3650)] = 14
     """Newest days of the input that are only judged, never chosen by; how far ahead the model
     learns to look."""

@@ -98,15 +98,18 @@ def _data(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     weeks = [week for by_week in data["events_by_week"].values() for week in by_week]
     first = f"from the week of {min(weeks)} on, " if weeks else ""
     # Days are those before which all is known.
-    valid, holdout, night = (_date(summary["days"][name]) for name in ("valid", "holdout", "night"))
+    days = summary["days"]
+    chosen = f"on {_date(days['valid'])} to {_date(days['holdout'])}, without what came after"
+    if days["holdout"] == days["night"]:
+        chosen = "by each user's newest event but one, without the newest (leave-one-out)"
     rows = "\n".join(
         f"| {domain['name']} | {domain['stop'] - domain['start']:,} | {domain['events']:,} |"
         for domain in data["domains"]
     )
     return (
-        f"{data['events']:,} events of {data['users']:,} users, {first}all before {night} (UTC). "
-        f"Epochs and weights of the parts were chosen on {valid} to {holdout}, without what came "
-        f"after; then the model was trained again on everything.\n\n"
+        f"{data['events']:,} events of {data['users']:,} users, {first}all before "
+        f"{_date(days['night'])} (UTC). Epochs and weights of the parts were chosen {chosen}; then "
+        f"the model was trained again on everything.\n\n"
         f"| domain | items | events |\n|---|---|---|\n{rows}"
     )
 

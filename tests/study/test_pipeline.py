@@ -43,7 +43,9 @@ def test_leave_one_out_judges_every_users_newest_event(night: Night) -> None:
         evaluate={"protocol": "leave_one_out"},
     )
     prepare(config, night.store)
-    finetune(config, night.store)
+    model = finetune(config, night.store)["model"]
+    card = night.store.read_bytes(f"{model}/README.md").decode()
+    assert "by each user's newest event but one" in card
     metrics = evaluate(config, night.store)
     users = len(night.events["user_id"].unique())
     assert metrics["holdout"]["days"] == 0
