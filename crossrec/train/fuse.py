@@ -31,7 +31,15 @@ from crossrec.model.source import BackboneSource
 from crossrec.runlog import log
 from crossrec.storage import Store
 from crossrec.train.export import withdraw_unit
-from crossrec.train.fit import earn, fit, fit_sequence, keep_share
+from crossrec.train.fit import (
+    Earned,
+    earn,
+    earn_together,
+    fit,
+    fit_sequence,
+    fit_together,
+    keep_share,
+)
 from crossrec.train.link import describe_links, learn_link
 from crossrec.train.moments import GatherJob, Moment
 from crossrec.train.relate import weigh_relations
@@ -102,42 +110,34 @@ def plan_moments(plan: FusePlan, first_day: int) -> list[Moment]:
 
 
 def plan_newest(plan: FusePlan, first_day: int) -> list[Moment]:
-    """Return what stands for them under leave-one-out.
-
-    What it judges is each user's newest event, seen from the night, so the event before that
-    teaches, of which the selected model has seen nothing: days ahead are another task, in which
-    what sells this week counts for more.
-    """
-    return [Moment(first_day, plan.night, with_, is_newest=True) for with_ in (False, True)]
+    """Return what stands for them under leave-one-out: the newest events, seen from the night."""
+    return [Moment(first_day, plan.night, with_sequence=True, is_newest=True)]
 
 
 @repeatable()
 def fuse(
-    plan: FusePlan, store: Store, inputs: tuple[Prepared, Prepared], train: TrainConfig, seed: int
+    plan: FusePlan, store: Store, prepared: Prepared, train: TrainConfig, seed: int
 ) -> dict[str, Any]:
     """Learn the fusions on an initialised Ray, write them, and say from how much they learned.
 
     Args:
         plan: days and models.
         store: of the run.
-        inputs: what is known of what is judged, and what the refitted model knows; the same but
-            under leave-one-out.
+        prepared: the input; under leave-one-out without the events that are held out.
         train: of the run.
         seed: of the run.
     """
-    prepared, whole_input = inputs
     settings = load_model(store, plan.selected).settings
     vectors = encode_catalogue(store, prepared, BackboneSource(store, settings, plan.selected))
     pairs = max(FEWEST_PAIRS, PAIRS_A_MOMENT // len(prepared.domains))
     job = GatherJob(store, prepared, plan.selected, vectors, pairs, seed)
-    leaves_one_out = prepared.leaves_one_out
-    # Probabilities are of days ahead, of which leave-one-out knows none.
-    is_linked = train.publishes_probabilities and not leaves_one_out
-    found = _gather_all(job, plan, leaves_one_out)
     rate = LEARNING_RATE if train.learning_rate else 0.0
     # Before the first weights are drawn, so that a night can be repeated.
     torch.manual_seed(seed)
     step0 = Fusion(len(prepared.domains), settings.leave_out, prepared.with_relations)
+    if prepared.leaves_one_out:
+        return _fuse_newest(job, plan, step0, rate)
+    found = _gather_all(job, plan)
     early = [
         lists for moment, lists in found if moment.stop <= plan.holdout and not moment.with_sequence
     ]
@@ -147,7 +147,7 @@ def fuse(
     facts: dict[str, Any] = {"moments": len(early), "lists": sum(map(len, early))}
     if sequence:
         facts["sequence"] = _learn_sequence(whole, join(sequence), rate, seed)
-    if is_linked:
+    if train.publishes_probabilities:
         stop = min(plan.valid + plan.horizon, plan.holdout)
         facts["links"] = _link(job, Moment(plan.valid, stop, True), whole)
         if not whole.has_link:
@@ -155,9 +155,6 @@ def fuse(
     save_fusions(store, plan.selected, {"model": whole, "without_sequence": base, "step0": step0})
     if plan.refitted is None:
         return facts
-    if leaves_one_out:
-        whole_job = replace(job, prepared=whole_input)
-        found = _gather_all(whole_job, plan, leaves_one_out, with_sequence=False)
     latest = [lists for moment, lists in found if not moment.with_sequence]
     latest = latest[: plan.moments]
     night_base = _learn(step0, latest, rate, seed)
@@ -167,15 +164,40 @@ def fuse(
         night.sequence_beside.copy_(whole.sequence_beside)
         night.sequence_gate.load_state_dict(whole.sequence_gate.state_dict())
         night.link_D2.copy_(whole.link_D2)
-    if is_linked:
+    if train.publishes_probabilities:
         # The hold-out has been judged with the link before it; the night's learns from it too.
         facts["links"] = _link(job, Moment(plan.holdout, plan.night, True), night)
-    if is_linked and not night.has_link:
+    if train.publishes_probabilities and not night.has_link:
         withdraw_unit(store, plan.refitted)
     save_fusions(
         store, plan.refitted, {"model": night, "without_sequence": night_base, "step0": step0}
     )
     return facts | {"moments": len(latest), "lists": sum(map(len, latest))}
+
+
+def _fuse_newest(job: GatherJob, plan: FusePlan, step0: Fusion, rate: float) -> dict[str, Any]:
+    """Learn and write one fusion for both models, as leave-one-out judges.
+
+    From the event before the one that is held out, of which the selected model has seen nothing:
+    all parts have these same lists. Days ahead are another task, in which what sells this week
+    counts for more; and of probabilities, which are of days, there are none.
+    """
+    found = [lists for _, lists in _gather_all(job, plan)]
+    base = _learn(step0, found, rate, job.seed)
+    whole, facts = copy.deepcopy(base), dict[str, Any]()
+    if found and rate:
+        lists = join(found)
+        earned = earn_together(step0, lists, rate, job.seed)
+        whole = copy.deepcopy(step0)
+        fit_together(whole, lists, rate, job.seed)
+        keep_share(whole, base, earned.share)
+        if whole.related is not None:
+            weigh_relations(whole, lists, job.seed)
+        facts["sequence"] = _describe(whole, earned)
+    fusions = {"model": whole, "without_sequence": base, "step0": step0}
+    for folder in filter(None, (plan.selected, plan.refitted)):
+        save_fusions(job.store, folder, fusions)
+    return facts | {"moments": len(found), "lists": sum(map(len, found))}
 
 
 def _learn(step0: Fusion, lists: Sequence[Shortlists], rate: float, seed: int) -> Fusion:
@@ -191,8 +213,14 @@ def _learn(step0: Fusion, lists: Sequence[Shortlists], rate: float, seed: int) -
 def _learn_sequence(fusion: Fusion, lists: Shortlists, rate: float, seed: int) -> dict[str, float]:
     """Give the sequence the weight that it earns; return what was found."""
     earned = earn(fusion, lists, rate, seed)
+    without = copy.deepcopy(fusion)
     fit_sequence(fusion, lists, rate, seed)
-    keep_share(fusion, earned.share)
+    keep_share(fusion, without, earned.share)
+    return _describe(fusion, earned)
+
+
+def _describe(fusion: Fusion, earned: Earned) -> dict[str, float]:
+    """Say what the sequence counts, and what that earned."""
     said = 100 * earned.share, earned.gain, earned.error
     log.info("finetune: the sequence keeps %.0f %% of its weight: gain %.4f, error %.4f", *said)
     found = {
@@ -223,27 +251,17 @@ def _learn_link(
     return found
 
 
-def _gather_all(
-    job: GatherJob, plan: FusePlan, is_newest: bool, with_sequence: bool = True
-) -> list[tuple[Moment, Shortlists]]:
-    """Return the shortlists of the moments that are planned, in their order.
-
-    Args:
-        job: shared by all.
-        plan: of days.
-        is_newest: as under leave-one-out, the newest events are what came next.
-        with_sequence: also those of the moments with it.
-    """
-    known, shares = job.prepared, {False: 1, True: SEQUENCE_SHARE}
-    planner = plan_newest if is_newest else plan_moments
-    if is_newest:
+def _gather_all(job: GatherJob, plan: FusePlan) -> list[tuple[Moment, Shortlists]]:
+    """Return the shortlists of the moments that are planned, in their order."""
+    known, shares, planner = job.prepared, {False: 1, True: SEQUENCE_SHARE}, plan_moments
+    if known.leaves_one_out:
+        planner = plan_newest
         # One moment stands for all.
         known, shares = known.without_newest(), dict.fromkeys(shares, plan.moments)
     activity = load_activity(job.store, known)
     if not len(activity.days):
         return []
-    planned = planner(plan, int(np.quantile(activity.days, 0.01)))
-    moments = [moment for moment in planned if with_sequence or not moment.with_sequence]
+    moments = planner(plan, int(np.quantile(activity.days, 0.01)))
     jobs = {kind: ray.put(replace(job, pairs=job.pairs * share)) for kind, share in shares.items()}
     shared = (
         ray.put(sample_histories(job.store, job.prepared)),

@@ -169,9 +169,9 @@ def train_models(
     horizon = config.evaluate.holdout_days
     models = folders.selected, folders.refitted
     fuse_plan = FusePlan(valid, holdout, night, horizon, *models, config.train.moments)
-    first, last = plan.phases[0].job, plan.phases[-1].job
-    inputs = first.newest_of or first.prepared, last.prepared
-    fusion = fuse(fuse_plan, store, inputs, config.train, config.seed)
+    select = plan.phases[0].job
+    known = select.newest_of or select.prepared
+    fusion = fuse(fuse_plan, store, known, config.train, config.seed)
     return {
         "model": folders.refitted,
         "selected": folders.selected,

@@ -12,8 +12,10 @@ from crossrec.train.fit import (
     SCALE,
     Earned,
     earn,
+    earn_together,
     fit,
     fit_sequence,
+    fit_together,
     keep_share,
     loss,
     measure,
@@ -240,13 +242,40 @@ def test_share_grows_with_how_sure_a_gain_is(gain: float, error: float, share: f
 
 def test_no_share_is_no_sequence() -> None:
     fusion, lists = random_fusion(17), shortlists(17, lists=5, candidates=7)
-    keep_share(fusion, 0.0)
+    keep_share(fusion, fresh_fusion(), 0.0)
     without = replace(lists, sequence_BS=lists.sequence_BS + 1)
     assert torch.equal(scores(fusion, lists), scores(fusion, without))
+
+
+def test_a_share_lies_between_both() -> None:
+    fusion, without = random_fusion(17), fresh_fusion()
+    expected = 0.25 * fusion.weights + 0.75 * without.weights
+    keep_share(fusion, without, 0.25)
+    torch.testing.assert_close(fusion.weights, expected)
+
+
+def test_what_is_learned_together_gives_the_sequence_what_others_would_take() -> None:
+    """Both tell what is next, the text less well; after it there is little left to learn from."""
+    lists = informed(1.0)
+    lists = replace(lists, parts_BSP=lists.parts_BSP + 0.7 * lists.is_next_BS.unsqueeze(2).half())
+    apart, together = fresh_fusion(), fresh_fusion()
+    fit(apart, lists, 0.01, seed=17)
+    fit_sequence(apart, lists, 0.01, seed=17)
+    fit_together(together, lists, 0.01, seed=17)
+    assert together.sequence > 1.5 * apart.sequence
+
+
+def test_together_a_sequence_that_tells_what_is_next_earns_its_weight() -> None:
+    fusion = fresh_fusion()
+    before = copy.deepcopy(fusion)
+    found = [earn_together(fusion, informed(share), 0.01, seed=17).share for share in (1.0, 0.0)]
+    assert found[0] > 0.9
+    assert found[1] == pytest.approx(0, abs=0.5)
+    assert changed(before, fusion) == set()
 
 
 def test_the_whole_share_changes_nothing() -> None:
     fusion = random_fusion(17)
     before = copy.deepcopy(fusion)
-    keep_share(fusion, 1.0)
+    keep_share(fusion, fresh_fusion(), 1.0)
     assert changed(before, fusion) == set()

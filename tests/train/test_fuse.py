@@ -116,7 +116,7 @@ def fused(
     ]
     monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
     monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: lists)
-    fuse(LONG, store, (PREPARED, PREPARED), TrainConfig(learning_rate=rate), seed=17)
+    fuse(LONG, store, PREPARED, TrainConfig(learning_rate=rate), seed=17)
     return {folder: load_fusions(store, folder) for folder in (SELECTED, REFITTED)}
 
 
@@ -183,46 +183,39 @@ def test_fuse_again_gives_the_same_weights(store: Store, monkeypatch: pytest.Mon
             assert not differ(fusion, other[folder][variant])
 
 
-def test_fuse_for_the_night_looks_at_all_that_the_night_knows(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_told", [True, False])
+def test_leave_one_out_learns_all_at_once_for_both_models(
+    store: Store, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
-    """Under leave-one-out: the hold-out's does without the newest events, the night's has them."""
-    asked: list[tuple[Prepared, bool, bool]] = []
-
-    def gather(
-        job: GatherJob, _: FusePlan, is_newest: bool, with_sequence: bool = True
-    ) -> list[Any]:
-        asked.append((job.prepared, is_newest, with_sequence))
-        moment = without_sequence(MOMENTS_OF_LONG)[-1]
-        return [(moment, shortlists(len(asked), lists=20, candidates=30))]
-
-    monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
-    monkeypatch.setattr(fuse_module, "_gather_all", gather)
     known = PREPARED.without_newest()
-    fuse(LONG, store, (known, PREPARED), TrainConfig(), seed=17)
-    assert asked == [(known, True, True), (PREPARED, True, False)]
-    one, other = (
-        load_fusions(store, folder)["without_sequence"] for folder in (SELECTED, REFITTED)
-    )
-    assert differ(one, other)
-
-
-def test_leave_one_out_learns_from_the_event_before_the_one_that_is_judged() -> None:
-    seen, unseen = plan_newest(plan(86, 100, 100), first_day=3)
-    assert seen == Moment(3, 100, with_sequence=False, is_newest=True)
-    assert unseen == replace(seen, with_sequence=True)
+    lists = shortlists(1, lists=100, candidates=30)
+    (moment,) = plan_newest(LONG, first_day=3)
+    assert moment == Moment(3, 1_000, with_sequence=True, is_newest=True)
+    found = [(moment, told(lists) if is_told else lists)]
+    monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
+    monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: found)
+    facts = fuse(LONG, store, known, TrainConfig(), seed=17)
+    assert (facts["moments"], facts["lists"]) == (1, 100)
+    one, other = (load_fusions(store, folder) for folder in (SELECTED, REFITTED))
+    assert all(not differ(fusion, other[variant]) for variant, fusion in one.items())
+    assert one["without_sequence"].sequence == 0
+    assert (facts["sequence"]["share"] > 0.5) == is_told
+    # Where the sequence earns nothing the model is the one without.
+    assert differ(one["model"], one["without_sequence"]) == is_told
 
 
 @pytest.mark.parametrize(
-    ("planner", "known"),
-    [(plan_moments, PREPARED), (plan_newest, PREPARED.without_newest())],
+    ("planner", "judged", "known"),
+    [
+        (plan_moments, PREPARED, PREPARED),
+        (plan_newest, PREPARED.without_newest(), PREPARED.without_newest().without_newest()),
+    ],
 )
-@pytest.mark.parametrize("with_sequence", [False, True])
 def test_moments_are_gathered_as_they_are_planned(
     monkeypatch: pytest.MonkeyPatch,
     planner: Callable[[FusePlan, int], list[Moment]],
+    judged: Prepared,
     known: Prepared,
-    with_sequence: bool,
 ) -> None:
     cluster = SimpleNamespace(
         put=lambda value: value,
@@ -241,12 +234,9 @@ def test_moments_are_gathered_as_they_are_planned(
     monkeypatch.setattr(fuse_module, "load_activity", load)
     monkeypatch.setattr(fuse_module, "sample_histories", lambda *_: None)
     monkeypatch.setattr(fuse_module, "EventStates", SimpleNamespace(of=lambda _: None))
-    job = GatherJob(Store("/x"), PREPARED, SELECTED, "vectors", 100, seed=17)
-    is_newest = planner is plan_newest
-    gathered = fuse_module._gather_all(job, LONG, is_newest, with_sequence)
-    planned = planner(LONG, int(np.quantile(days, 0.01)))
-    expected = [moment for moment in planned if with_sequence or not moment.with_sequence]
-    assert [moment for moment, _ in gathered] == expected
+    job = GatherJob(Store("/x"), judged, SELECTED, "vectors", 100, seed=17)
+    found = [moment for moment, _ in fuse_module._gather_all(job, LONG)]
+    assert found == planner(LONG, int(np.quantile(days, 0.01)))
 
 
 def test_fuse_without_any_moment_keeps_step_0(
@@ -286,7 +276,7 @@ def test_fuse_fits_a_link_where_scores_are_to_be_probabilities(
     monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: [])
     monkeypatch.setattr(fuse_module, "_link", link)
     train = TrainConfig(**settings)
-    fuse(LONG, store, (PREPARED, PREPARED), train, seed=17)
+    fuse(LONG, store, PREPARED, train, seed=17)
     slopes = [load_fusions(store, folder)["model"].link_D2[0, 0] for folder in (SELECTED, REFITTED)]
     assert slopes == ([LONG.valid, LONG.holdout] if is_linked else [0, 0])
     assert (describe_scores(config_of(train))["unit"] == "probability") == is_linked
@@ -298,10 +288,10 @@ def test_leave_one_out_makes_no_probabilities(
 ) -> None:
     """Of which days would they be?"""
     monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
-    monkeypatch.setattr(fuse_module, "_gather_all", lambda *_, **__: [])
+    monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: [])
     monkeypatch.setattr(fuse_module, "_link", pytest.fail)
     train = TrainConfig(objective="gbce")
-    fuse(LONG, store, (PREPARED.without_newest(), PREPARED), train, seed=17)
+    fuse(LONG, store, PREPARED.without_newest(), train, seed=17)
     assert not load_fusions(store, REFITTED)["model"].has_link
     assert describe_scores(config_of(train, protocol="leave_one_out"))["unit"] == "none"
 
@@ -323,7 +313,7 @@ def test_scores_without_a_link_are_not_called_probabilities(
     monkeypatch.setattr(fuse_module, "encode_catalogue", lambda *_: "vectors")
     monkeypatch.setattr(fuse_module, "_gather_all", lambda *_: [])
     monkeypatch.setattr(fuse_module, "_link", link)
-    fuse(LONG, store, (PREPARED, PREPARED), TrainConfig(probabilities=True), seed=17)
+    fuse(LONG, store, PREPARED, TrainConfig(probabilities=True), seed=17)
     facts = [load_model(store, folder).facts for folder in (SELECTED, REFITTED)]
     assert [found["seed"] for found in facts] == [1, 1]
     assert [found["scores"]["unit"] for found in facts] == ["none", "probability"]
