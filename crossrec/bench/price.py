@@ -31,6 +31,7 @@ from crossrec.config import Config
 from crossrec.data.histories import open_prepared, read_item_ids
 from crossrec.data.prepare import prepare
 from crossrec.data.replay import slice_users
+from crossrec.data.source import resolve_input
 from crossrec.evaluate.holdout import LIST_LENGTH, open_holdout
 from crossrec.evaluate.lists import with_domains
 from crossrec.evaluate.metrics import find_ranks, judge_ranked
@@ -116,6 +117,7 @@ def make_night(config: Config) -> float | None:
     """
     start_ray()
     store = Store(config.storage.root)
+    config = resolve_input(config, store)
     prepare(config, store)
     trained = finetune(config, store)
     models, days = [trained["selected"], trained["model"]], trained["days"]
