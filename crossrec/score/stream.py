@@ -21,6 +21,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from crossrec.data.histories import Prepared, read_histories
 from crossrec.data.traits import with_traits
 from crossrec.errors import CrossrecError, StorageError, explain
+from crossrec.heap import give_back
 from crossrec.nodes import count_cpus_and_gpus, largest_node_cpus
 from crossrec.runlog import log
 from crossrec.schema import bucket_name
@@ -198,6 +199,7 @@ class ReadBucket:
         began = time.perf_counter()
         bucket = int(row["bucket"])
         data, failure = attempt(lambda: self._read(bucket))
+        give_back()
         Counters().count(read=time.perf_counter() - began)
         return {
             "bucket": bucket,
