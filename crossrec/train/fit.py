@@ -110,6 +110,7 @@ def fit_together(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: 
 
 
 def _lists_a_step(lists: Shortlists) -> int:
+    """Return how many lists a step takes, so that there are FEWEST_STEPS."""
     return min(max(len(lists) * EPOCHS // FEWEST_STEPS, FEWEST_A_STEP), LISTS_A_STEP)
 
 

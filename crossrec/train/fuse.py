@@ -4,10 +4,11 @@ The text, the neighbours and the state of items need no training, so every past 
 much they count. The learned sequence can only be judged at moments that it has not seen: those of
 the validation slice.
 
-    fuse(plan, store, (known, prepared), train, seed)   # fusion.safetensors beside both models
+    fuse(plan, store, prepared, train, seed)    # fusion.safetensors beside both models
 
 Time is kept apart as everywhere: what the hold-out judges has learned from moments that end before
-the hold-out begins; what the night uses has learned from the newest as well.
+the hold-out begins; what the night uses has learned from the newest as well. Leave-one-out cuts
+histories in place of time, so that all parts learn at once from one moment that nobody has seen.
 """
 
 import copy
