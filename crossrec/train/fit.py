@@ -74,9 +74,7 @@ def penalty(fusion: Fusion) -> Tensor:
     return summed + NET_RIDGE * torch.stack([part.square().sum() for part in last]).sum()
 
 
-def fit(
-    fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int, epochs: int = EPOCHS
-) -> None:
+def fit(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> None:
     """Learn all but the sequence's weight, from lists that need no model.
 
     Args:
@@ -84,11 +82,10 @@ def fit(
         lists: every one with at least one item that was chosen.
         learning_rate: at the start; falls to 0 along a line.
         seed: of the order of lists.
-        epochs: passes over the lists.
     """
     learned = [p for name, p in fusion.named_parameters() if not name.startswith("sequence")]
     fusion.fit_scale(lists.users_BF)
-    _descend(fusion, lists, learned, learning_rate, seed, (epochs, _lists_a_step(lists)))
+    _descend(fusion, lists, learned, learning_rate, seed, (EPOCHS, _lists_a_step(lists)))
 
 
 def fit_sequence(fusion: Fusion, lists: Shortlists, learning_rate: float, seed: int) -> None:

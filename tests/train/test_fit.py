@@ -124,7 +124,7 @@ def test_fit_learns_which_part_tells_what_is_next() -> None:
 def test_fit_learns_that_domains_differ() -> None:
     fusion, lists = fresh_fusion(), planted(("lately", "text_domain"))
     assert share_first(fusion, lists) < 0.3
-    fit(fusion, lists, 0.1, seed=17, epochs=60)
+    fit(fusion, lists, 0.1, seed=17)
     assert share_first(fusion, lists) > 0.6
 
 
@@ -171,10 +171,10 @@ def test_fit_at_rate_0_changes_nothing_but_the_scale() -> None:
 
 
 def test_fit_again_gives_the_same_weights() -> None:
-    lists = shortlists(17, lists=600, candidates=5)
+    lists = shortlists(17, lists=100, candidates=5)
     found = [fresh_fusion(), fresh_fusion()]
     for fusion in found:
-        fit(fusion, lists, 0.01, seed=17, epochs=2)
+        fit(fusion, lists, 0.01, seed=17)
     assert changed(found[0], found[1]) == set()
 
 
@@ -256,7 +256,7 @@ def test_a_share_lies_between_both() -> None:
 
 def test_what_is_learned_together_gives_the_sequence_what_others_would_take() -> None:
     """Both tell what is next, the text less well; after it there is little left to learn from."""
-    lists = informed(1.0)
+    lists = informed(1.0, lists=150)
     lists = replace(lists, parts_BSP=lists.parts_BSP + 0.7 * lists.is_next_BS.unsqueeze(2).half())
     apart, together = fresh_fusion(), fresh_fusion()
     fit(apart, lists, 0.01, seed=17)
@@ -268,9 +268,11 @@ def test_what_is_learned_together_gives_the_sequence_what_others_would_take() ->
 def test_together_a_sequence_that_tells_what_is_next_earns_its_weight() -> None:
     fusion = fresh_fusion()
     before = copy.deepcopy(fusion)
-    found = [earn_together(fusion, informed(share), 0.01, seed=17).share for share in (1.0, 0.0)]
-    assert found[0] > 0.9
-    assert found[1] == pytest.approx(0, abs=0.5)
+    told, untold = (
+        earn_together(fusion, informed(share, lists=120), 0.01, seed=17) for share in (1.0, 0.0)
+    )
+    assert told.share > 0.9
+    assert untold.gain < 2 * untold.error
     assert changed(before, fusion) == set()
 
 
