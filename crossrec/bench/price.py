@@ -40,7 +40,7 @@ from crossrec.model.checkpoint import Encoder, encoder_of, load_fusions
 from crossrec.model.inference import user_queries
 from crossrec.runlog import log
 from crossrec.schema import USER_ID
-from crossrec.score.catalogue import ITEMS, build_items
+from crossrec.score.catalogue import build_items, has_items
 from crossrec.score.lists import Lists, to_table
 from crossrec.score.narrow import Precision
 from crossrec.score.scorer import USERS_A_BATCH
@@ -130,7 +130,7 @@ def make_night(config: Config) -> float | None:
     for model, day, where in zip(
         models, (days["holdout"], days["night"]), _sides(RUN), strict=True
     ):
-        if not store.exists(f"{where}/{ITEMS}"):
+        if not has_items(store, where):
             build_items(store, prepared, model, day, ("model",), where)
     return given
 

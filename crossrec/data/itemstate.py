@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossrec.data.replay import NEVER, Activity
+from crossrec.data.replay import Activity
 
 Array = np.ndarray
 
@@ -74,8 +74,7 @@ class EventStates:
             counts_IH[rows] += activity.events[cell][:, None]
             newest_I[rows] = day
             is_new_I[rows] = False
-        first = int(activity.days.min(initial=NEVER)) if len(activity.days) else 0
-        span = np.array([first, int(activity.days.max(initial=first)) + 1 - first])
+        span = np.array([days[0], days[-1] + 1 - days[0]] if len(days) else [0, 0], np.int64)
         is_narrow = activity.items * span[1] <= np.iinfo(np.int32).max
         kind = np.int32 if is_narrow else np.int64
         return cls(span, _keys(activity.rows, activity.days, span, kind), cells)

@@ -188,6 +188,11 @@ def newest_events(
     return known, (users[chosen], rows[chosen])
 
 
+def ratings_of(histories: Histories) -> Array:
+    """Return the rating of every event, (E,) float32; NaN where none was given."""
+    return histories.values.get(RATING, np.full(len(histories.rows), np.nan, np.float32))
+
+
 def rated_events(histories: Histories, start: int, stop: int) -> tuple[Array, Array, Array]:
     """Return what users with an event before `start` rated in days start..stop-1.
 
@@ -195,7 +200,7 @@ def rated_events(histories: Histories, start: int, stop: int) -> tuple[Array, Ar
         Users (N,) int64, catalogue rows (N,) int32 and ratings (N,) float32, in the order of
         histories; none where the input has no ratings.
     """
-    ratings = histories.values.get(RATING, np.full(len(histories.rows), np.nan, np.float32))
+    ratings = ratings_of(histories)
     owners = histories.owners
     known = np.diff(before(histories, start).offsets) > 0
     chosen = (histories.days >= start) & (histories.days < stop) & known[owners]
@@ -209,7 +214,7 @@ def rated_newest(histories: Histories) -> tuple[Array, Array, Array]:
     Returns:
         As `rated_events`.
     """
-    ratings = histories.values.get(RATING, np.full(len(histories.rows), np.nan, np.float32))
+    ratings = ratings_of(histories)
     users = np.flatnonzero(histories.lengths > 1)
     newest = histories.offsets[users + 1] - 1
     is_rated = ~np.isnan(ratings[newest])

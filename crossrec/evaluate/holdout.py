@@ -17,7 +17,7 @@ from crossrec.data.histories import DomainRange, Prepared
 from crossrec.evaluate.truth import KnownItems, holdout_truth, load_known_items, newest_truth
 from crossrec.model.checkpoint import encoder_of
 from crossrec.score.bucket import ScoreJob
-from crossrec.score.catalogue import ITEMS, build_items
+from crossrec.score.catalogue import build_items, has_items
 from crossrec.score.pipeline import new_places
 from crossrec.score.stream import score_buckets
 from crossrec.storage import Store
@@ -106,7 +106,7 @@ class Lists:
 def score_holdout(config: Config, store: Store, holdout: Holdout, lists: Lists) -> ScoreJob:
     """Write what systems that the scoring code knows would show; return what was done."""
     items = f"{lists.work}/items"
-    if not store.exists(f"{items}/{ITEMS}"):
+    if not has_items(store, items):
         systems = tuple(lists.outputs)
         build_items(store, holdout.known, lists.model, holdout.start, systems, items)
     job = ScoreJob(

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crossrec.data.replay import Histories
+from crossrec.data.replay import Histories, ratings_of
 from crossrec.model.inference import domain_of_rows
-from crossrec.schema import RATING
 
 Array = np.ndarray
 Bounds = Sequence[tuple[int, int]]
@@ -110,11 +109,6 @@ def shrinkage_of(owners_N: Array, values_N: Array, size: int) -> float:
     typical = (total - float(counts @ counts) / total) / (owners - 1)
     between = (spread - within) / typical
     return max(within / between, SMALLEST) if between > 0 else float("inf")
-
-
-def ratings_of(histories: Histories) -> Array:
-    """Return the rating of every event, float32; NaN where none was given."""
-    return histories.values.get(RATING, np.full(len(histories.rows), np.nan, np.float32))
 
 
 def _given(histories: Histories) -> tuple[Array, Array, Array]:

@@ -56,6 +56,9 @@ from crossrec.vectorcache import map_matrix, new_matrix, read_vectors
 ITEMS = "items.json"
 """Written last: where it is, all is there."""
 
+FORMAT = 2
+"""Of the item side; a change of what its files hold is a new number."""
+
 TEXTS, VECTORS, EVENT_STATES = "texts.npy", "vectors.npy", "event_states.safetensors"
 
 ITEMS_A_BLOCK = 65_536
@@ -147,8 +150,14 @@ def build_items(
             }
         files.append(_write(store, folder, _file_of(domain), tensors))
     files += _write_vectors(store, prepared, model, vectors, folder)
-    built = {"systems": list(systems), "model": model_folder, "files": files}
+    built = {"format": FORMAT, "systems": list(systems), "model": model_folder, "files": files}
     store.write_json(f"{folder}/{ITEMS}", built)
+
+
+def has_items(store: Store, folder: str) -> bool:
+    """Return whether a folder holds an item side, and not one of another version of crossrec."""
+    path = f"{folder}/{ITEMS}"
+    return store.exists(path) and store.read_json(path).get("format") == FORMAT
 
 
 def _write_vectors(

@@ -28,13 +28,14 @@ from crossrec.data.replay import Histories
 from crossrec.data.requires import kind_of
 from crossrec.data.rulecheck import check_rules
 from crossrec.data.traitfiles import write_traits
+from crossrec.errors import ConfigError, explain
 from crossrec.heap import give_back
-from crossrec.increment import find_increment
+from crossrec.increment import MEND, Increment, find_increment
 from crossrec.runlog import stage
 from crossrec.schema import DEFAULTS, US_PER_DAY
 from crossrec.score.attraction import write_findings
 from crossrec.score.bucket import ScoreJob
-from crossrec.score.catalogue import ITEMS, NIGHT, build_items
+from crossrec.score.catalogue import NIGHT, build_items, has_items
 from crossrec.score.lists import to_table
 from crossrec.score.plan import find_model, write_plan
 from crossrec.score.prices import write_prices
@@ -60,7 +61,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
     run = f"runs/{config.run_id}"
     with stage("score") as facts:
         prepared = open_prepared(store, store.read_json(f"{run}/prepare.json")["prepared"])
-        increment = find_increment(config, store)
+        increment = _find_increment(config, store)
         model = find_model(config, store, increment)
         rules = rules_of(config, store)
         if not increment:
@@ -80,7 +81,7 @@ def score(config: Config, store: Store) -> dict[str, Any]:
         else:
             day = prepared.as_of_us // US_PER_DAY + 1
             items = f"{run}/items"
-            if not store.exists(f"{items}/{ITEMS}"):
+            if not has_items(store, items):
                 build_items(store, prepared, model, day, NIGHT, items)
                 give_back()
         job = ScoreJob(
@@ -125,6 +126,15 @@ def score(config: Config, store: Store) -> dict[str, Any]:
             _write_defaults(job, f"{run}/defaults.parquet")
         facts["scores"] = store.uri(f"{run}/scores")
     return facts
+
+
+def _find_increment(config: Config, store: Store) -> Increment | None:
+    """Do what `find_increment` does, and refuse what another version of crossrec has left."""
+    increment = find_increment(config, store)
+    if increment and not has_items(store, increment.items):
+        expected, found = "a full night of this version", store.uri(increment.items)
+        raise ConfigError(explain("score.mode=incremental", expected, found, MEND))
+    return increment
 
 
 def _find_traits(store: Store, prepared: Prepared, rules: FoundRules, folder: str) -> str | None:

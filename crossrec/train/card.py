@@ -78,7 +78,7 @@ def render_card(
         f"Scores the items of {len(data['domains'])} domains for users by what they did in all of "
         f"them. Fine-tuned by crossrec's run `{config.run_id}` from `{backbone}`"
         f"{_went_on(summary)}.",
-        f"## Data\n\n{_data(summary, data)}",
+        f"## Data\n\n{_data(config, summary, data)}",
         f"## Quality\n\n{_quality(config, summary)}",
         f"## Settings\n\n{_yaml(config)}",
         f"## Loading, without Ray\n\n```python\n"
@@ -94,13 +94,13 @@ def _went_on(summary: Mapping[str, Any]) -> str:
     return f", going on from `{summary['continues']}`" if summary["continues"] else ""
 
 
-def _data(summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def _data(config: Config, summary: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     weeks = [week for by_week in data["events_by_week"].values() for week in by_week]
     first = f"from the week of {min(weeks)} on, " if weeks else ""
     # Days are those before which all is known.
     days = summary["days"]
     chosen = f"on {_date(days['valid'])} to {_date(days['holdout'])}, without what came after"
-    if days["holdout"] == days["night"]:
+    if config.evaluate.protocol == "leave_one_out":
         chosen = "by each user's newest event but one, without the newest (leave-one-out)"
     rows = "\n".join(
         f"| {domain['name']} | {domain['stop'] - domain['start']:,} | {domain['events']:,} |"

@@ -45,7 +45,7 @@ def check_span(
         ConfigError: `train.probabilities` is asked for, and nothing is left to fit them on.
     """
     night, holdout, valid = cuts
-    if holdout == night:
+    if config.evaluate.protocol != "time":
         return
     activity = load_activity(store, prepared)
     if not len(activity.days):

@@ -10,6 +10,7 @@ from crossrec.evaluate import holdout as holdout_module
 from crossrec.evaluate.holdout import Holdout, Lists, score_holdout
 from crossrec.evaluate.lists import files_of
 from crossrec.score.bucket import ScoreJob
+from crossrec.score.catalogue import FORMAT
 from crossrec.storage import Store
 from tests.evaluate.holdout import write_prepared
 
@@ -35,7 +36,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 found.append(bucket)
 
     def build_items(store: Store, *arguments: Any) -> None:
-        store.write_json(f"{arguments[-1]}/items.json", {})
+        store.write_json(f"{arguments[-1]}/items.json", {"format": FORMAT})
 
     monkeypatch.setattr(holdout_module, "score_buckets", score)
     monkeypatch.setattr(holdout_module, "build_items", build_items)

@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from crossrec.data.histories import open_prepared
-from crossrec.score.catalogue import ITEMS, VECTORS, Items, load_items
+from crossrec.errors import ConfigError
+from crossrec.increment import Increment
+from crossrec.score import pipeline
+from crossrec.score.catalogue import FORMAT, ITEMS, VECTORS, Items, has_items, load_items
 from crossrec.storage import Store
 from tests.nights import DEMO, Night
 
@@ -27,6 +30,22 @@ def test_items_are_mapped_and_not_read(night: Night) -> None:
     assert night.store.full_path(f"{FOLDER}/{VECTORS}") in mapped_files()
     assert len(items.state.texts_IW) == len(items.state.vectors_IW) == len(night.items)
     assert set(items.new) >= set(DEMO.domains)
+
+
+def test_items_of_another_version_are_built_again_and_not_stood_on(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert has_items(night.store, FOLDER)
+    store = Store(str(tmp_path))
+    assert not has_items(store, FOLDER)
+    built = night.store.read_json(f"{FOLDER}/{ITEMS}")
+    store.write_json(f"{FOLDER}/{ITEMS}", built | {"format": FORMAT - 1})
+    assert not has_items(store, FOLDER)
+    stood_on = Increment("night", "night", {}, "prepared/x")
+    monkeypatch.setattr(pipeline, "find_increment", lambda *_: stood_on)
+    with pytest.raises(ConfigError, match="expected a full night of this version"):
+        pipeline._find_increment(night.config, store)
+    assert pipeline._find_increment(night.config, night.store) == stood_on
 
 
 def test_items_of_a_remote_store_are_fetched_once_a_node(
